@@ -1,0 +1,173 @@
+"""Settings, each with its value and where it came from; the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidRequest
+from .jobs import Profile
+from .quantities import parse_count, parse_duration, parse_switch
+
+Parse = Callable[[str, str], Any]
+
+
+def _text(text: str, what: str) -> str:
+    return text.strip()
+
+
+def _one_of(*words: str) -> Parse:
+    def parse(text: str, what: str) -> str:
+        if text.strip() not in words:
+            raise InvalidRequest(f"{what} {text!r} is not one of {', '.join(words)}.")
+        return text.strip()
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be set: its environment variables in order, how text is read, the default."""
+
+    name: str
+    variables: tuple[str, ...]
+    parse: Parse
+    default: Any
+    help: str
+
+
+def usable_cpus() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("env", ("ENV",), _text, "development", "`test` keeps jobs in memory; see also noninteractive"),
+    Setting(
+        "runner",
+        ("NODETOOL_RUNNER", "DEFAULT_EXECUTION_STRATEGY", "JOB_EXECUTION_STRATEGY"),
+        _text,
+        "threaded",
+        "where a cell runs",
+    ),
+    Setting("profile", ("NODETOOL_PROFILE",), _one_of(*Profile), "default", "how much a job is trusted"),
+    Setting("background", ("NODETOOL_BACKGROUND",), parse_switch, False, "cells return at once"),
+    Setting("timeout", ("NODETOOL_JOB_TIMEOUT",), parse_duration, None, "seconds a job may run"),
+    Setting("grace", ("NODETOOL_STOP_TIMEOUT",), parse_duration, 5.0, "seconds from the request to stop to SIGKILL"),
+    Setting("python", ("NODETOOL_PYTHON",), _text, "", "interpreter of subprocess jobs (the kernel's own)"),
+    Setting("progress", ("NODETOOL_PROGRESS",), _one_of("auto", "card", "text", "none"), "auto", "how a job is shown"),
+    Setting("noninteractive", ("NODETOOL_NONINTERACTIVE",), parse_switch, None, "stable text, no widgets, cells wait"),
+    Setting("thread_pool_size", ("THREAD_POOL_SIZE",), parse_count, None, "threaded jobs at once"),
+    Setting("max_workflow_threads", ("MAX_WORKFLOW_THREADS",), parse_count, None, "threaded + subprocess at once"),
+    Setting("database_url", ("NODETOOL_DATABASE_URL",), _text, "", "where jobs are kept (SQLite in Jupyter's folder)"),
+)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+class Settings:
+    """Every setting, resolved: this kernel's choices, then traitlets, the environment, the default.
+
+    Raises `InvalidRequest` on construction when a variable can't be read; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str] | None = None,
+        *,
+        traits: Mapping[str, Any] | None = None,
+        chosen: Mapping[str, str] | None = None,
+    ) -> None:
+        self.environ = dict(os.environ if environ is None else environ)
+        self._traits = dict(traits or {})
+        self._chosen: dict[str, str] = dict(chosen or {})
+        self._resolved = {setting.name: self._resolve(setting) for setting in SETTINGS}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._resolved[name][0]
+
+    def origin(self, name: str) -> str:
+        """Where a value came from: "config", "traitlets", "environment NAME" or "default"."""
+        return self._resolved[name][1]
+
+    def choose(self, name: str, text: str) -> None:
+        """Set a value for this kernel, as `%nodetool config NAME VALUE` does."""
+        if name not in BY_NAME:
+            raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
+        BY_NAME[name].parse(text, name)
+        self._chosen[name] = text
+        self._resolved = {setting.name: self._resolve(setting) for setting in SETTINGS}
+
+    def _resolve(self, setting: Setting) -> tuple[Any, str]:
+        if setting.name in self._chosen:
+            return setting.parse(self._chosen[setting.name], setting.name), "config"
+        if self._traits.get(setting.name) is not None:
+            return self._traits[setting.name], "traitlets"
+        for variable in setting.variables:
+            if self.environ.get(variable, "") != "":
+                value = setting.parse(self.environ[variable], f"Environment variable {variable}:")
+                return value, f"environment {variable}"
+        return self._default(setting), "default"
+
+    def _default(self, setting: Setting) -> Any:
+        if setting.name == "noninteractive":
+            return self.test
+        if setting.name == "thread_pool_size":
+            return usable_cpus()
+        if setting.name == "max_workflow_threads":
+            return 2 * usable_cpus()
+        return setting.default
+
+    @property
+    def test(self) -> bool:
+        """Whether `ENV=test`: jobs are kept in memory and cells are noninteractive by default."""
+        return self.environ.get("ENV") == "test"
+
+    @property
+    def user(self) -> str:
+        """Whose jobs these are: JupyterHub's user, else the operating system's."""
+        if self.environ.get("JUPYTERHUB_USER"):
+            return self.environ["JUPYTERHUB_USER"]
+        import getpass
+
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):
+            return str(os.getuid())
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy's URL of the store; "" for one in memory."""
+        if self["database_url"]:
+            return str(self["database_url"])
+        return "" if self.test else f"sqlite:///{data_dir() / 'nodetool' / 'jobs.sqlite'}"
+
+
+def data_dir() -> Path:
+    """Jupyter's data folder."""
+    from jupyter_core.paths import jupyter_data_dir
+
+    return Path(jupyter_data_dir())
+
+
+def runtime_dir() -> Path:
+    """Jupyter's runtime folder, private to the user."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    return Path(jupyter_runtime_dir())
+
+
+_PASSED = re.compile(
+    r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|"
+    r"(?:https?|no|all|ftp)_proxy|(?:HTTPS?|NO|ALL|FTP)_PROXY|SSL_CERT_.*|REQUESTS_CA_BUNDLE|"
+    r"OMP_.*|MKL_.*|OPENBLAS_.*|CUDA_VISIBLE_DEVICES|MPL.*"
+)
+
+
+def job_environment(environ: Mapping[str, str], profile: Profile, asked: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a subprocess job: an allow-list of the kernel's (trusted: all), then what was asked."""
+    passed = {name: value for name, value in environ.items() if profile is Profile.TRUSTED or _PASSED.fullmatch(name)}
+    return {**passed, **asked}

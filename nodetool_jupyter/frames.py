@@ -1,0 +1,89 @@
+"""What a worker reports: typed, and strictly decoded from the bytes that came on its channel."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from .errors import ProtocolError
+from .events import (
+    ClearOutput,
+    Display,
+    LogUpdate,
+    NodeProgress,
+    Notification,
+    Stream,
+    UsageUpdate,
+)
+
+ValueFormat = Literal["json", "bytes", "numpy", "arrow", "pickle", "object"]
+
+
+class Ready(Struct, frozen=True, tag="ready", tag_field="type"):
+    """The worker has booted and waits for its work."""
+
+    protocol: int
+    python: str
+    pid: int = 0
+
+
+class Value(Struct, frozen=True, tag="value", tag_field="type"):
+    """A value on its way in or out; `body` holds its buffers of `sizes` bytes one after another.
+
+    `name` is "" for the value of the last expression. `format` "object" is the object itself, as
+    `body`, between two threads of one process; it never comes from a channel.
+    """
+
+    name: str
+    format: ValueFormat
+    type_name: str = ""
+    sizes: tuple[int, ...] = ()
+    meta: dict[str, Any] = {}
+    body: Any = None
+
+
+class FilePart(Struct, frozen=True, tag="file", tag_field="type"):
+    """A piece of a file that the job saved, in order; `last` closes it."""
+
+    name: str
+    last: bool = False
+    body: Any = None
+
+
+class Returned(Struct, frozen=True, tag="returned", tag_field="type"):
+    """The work came to its end; the last report of a job that completed."""
+
+
+class Raised(Struct, frozen=True, tag="raised", tag_field="type"):
+    """The work ended with an exception; the last report of a job that did not complete."""
+
+    ename: str
+    evalue: str
+    traceback: tuple[str, ...] = ()
+    cancelled: bool = False
+
+
+Terminal = Returned | Raised
+Shown = Stream | Display | ClearOutput | NodeProgress | LogUpdate | Notification
+Report = Ready | Value | FilePart | Returned | Raised | Shown | UsageUpdate
+_FromChannel = Ready | Value | FilePart | Returned | Raised | Shown
+_decoder = msgspec.json.Decoder(_FromChannel)
+
+
+def decode_frame(header: bytes, body: memoryview) -> Report:
+    """One report from a channel. Raises `ProtocolError` when it is none that a worker may send."""
+    try:
+        report: Report = _decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"The job sent a frame that is not allowed ({error}). It was stopped.") from None
+    if isinstance(report, Value):
+        if report.format == "object" or sum(report.sizes) != len(body) or min(report.sizes, default=0) < 0:
+            raise ProtocolError(f"The job sent a value {report.name!r} of a wrong form. It was stopped.")
+        return msgspec.structs.replace(report, body=body)
+    if isinstance(report, FilePart):
+        return msgspec.structs.replace(report, body=bytes(body))
+    if len(body):
+        raise ProtocolError(f"The job sent a frame {type(report).__name__} with a body. It was stopped.")
+    return report

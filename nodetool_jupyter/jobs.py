@@ -1,0 +1,177 @@
+"""The vocabulary of jobs: statuses and their one transition table, reasons, requests, limits."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from .errors import StoreConflict
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. `PAUSED` and `SUSPENDED` are reserved."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return not TRANSITIONS[self]
+
+
+_S = JobStatus
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.CANCELLING, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.PAUSED, _S.SUSPENDED, _S.CANCELLING, _S.COMPLETED, _S.FAILED}),
+    _S.PAUSED: frozenset({_S.RUNNING, _S.CANCELLING, _S.FAILED}),
+    _S.SUSPENDED: frozenset({_S.RUNNING, _S.CANCELLING, _S.FAILED}),
+    _S.CANCELLING: frozenset({_S.CANCELLED, _S.COMPLETED, _S.FAILED}),
+    _S.COMPLETED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+
+
+class Reason(StrEnum):
+    """Why a job failed."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    LIMIT = "limit"
+    KILLED = "killed"
+    CRASHED = "crashed"
+    PROTOCOL = "protocol"
+    NO_RESULT = "no_result"
+    START_FAILED = "start_failed"
+    LOST = "lost"
+    STORAGE = "storage"
+    UNKILLABLE = "unkillable"
+
+
+class Profile(StrEnum):
+    """How much a job is trusted."""
+
+    TRUSTED = "trusted"
+    DEFAULT = "default"
+    UNTRUSTED = "untrusted"
+
+
+class ResourceLimits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a job may use; `None` means that nobody asked for a limit.
+
+    `best_effort`: run even where a limit can't be held, with a warning.
+    """
+
+    wall_seconds: float | None = None
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    cpu_seconds: int | None = None
+    open_files: int | None = None
+    file_size_bytes: int | None = None
+    best_effort: bool = False
+
+    def asked(self) -> dict[str, float]:
+        """The limits that are set, by field name."""
+        values = {name: getattr(self, name) for name in LIMIT_NAMES}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+LIMIT_NAMES = tuple(name for name in ResourceLimits.__struct_fields__ if name != "best_effort")
+
+
+class CodeWork(Struct, frozen=True, tag="code", tag_field="kind"):
+    """A cell's code: `source` as typed, `code` after IPython's transform (empty: the same)."""
+
+    source: str
+    code: str = ""
+    filename: str = "<cell>"
+
+    @property
+    def runnable(self) -> str:
+        """The Python text that is compiled."""
+        return self.code or self.source
+
+
+class JobRequest(Struct, frozen=True, kw_only=True):
+    """What somebody wants run. Stored as it is, so it holds no values and no secrets."""
+
+    work: CodeWork
+    runner: str = "threaded"
+    profile: Profile = Profile.DEFAULT
+    limits: ResourceLimits = ResourceLimits()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    name: str = ""
+    labels: dict[str, str] = {}
+    python: str = ""
+    cwd: str = ""
+    grace_seconds: float = 5.0
+    max_output_bytes: int = 1 << 20
+    max_log_bytes: int = 256 << 20
+    max_transfer_bytes: int = 1 << 30
+    work_hash: str = ""
+    rerun_of: str = ""
+
+
+class Usage(Struct, frozen=True):
+    """What a job used so far or at most: bytes, seconds of processor time, processes."""
+
+    memory_bytes: int = 0
+    peak_memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    processes: int = 0
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """One execution of a request, never run twice under one id.
+
+    `owner` is the manager that supervises it, `user` whose job it is. Times are seconds since the
+    epoch, for display; durations are measured elsewhere on the monotonic clock. `version` grows by
+    one with each change and guards against a second writer; `last_seq` is the last event's number.
+    """
+
+    id: str
+    user: str
+    owner: str
+    request: JobRequest
+    created_at: float
+    status: JobStatus = JobStatus.QUEUED
+    started_at: float | None = None
+    ended_at: float | None = None
+    duration_seconds: float | None = None
+    reason: Reason | None = None
+    message: str = ""
+    usage: Usage = Usage()
+    version: int = 1
+    last_seq: int = 0
+
+    @property
+    def label(self) -> str:
+        """What a person sees as the job's name."""
+        return self.request.name or self.id[:8]
+
+
+def advance(job: Job, status: JobStatus, **changes: Any) -> Job:
+    """The job after a change of status; the only place that checks `TRANSITIONS`.
+
+    Raises `StoreConflict` when the status may not follow the present one.
+    """
+    if status not in TRANSITIONS[job.status]:
+        raise StoreConflict(f"Job {job.id} is {job.status.value}; it can't become {status.value}.")
+    return msgspec.structs.replace(job, status=status, version=job.version + 1, **changes)

@@ -1,0 +1,90 @@
+"""Sizes and durations as people write them, and back."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from .errors import InvalidRequest
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+_POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_size(text: str, what: str = "size") -> int:
+    """Bytes from "512m", "2g", "1.5GiB" or a plain number; powers of 1024, as `docker run` has them."""
+    match = _SIZE.fullmatch(text.strip())
+    size = float(match[1]) * 1024 ** _POWERS[match[2].lower()] if match else 0.0
+    if not 1 <= size < 2**63:
+        raise InvalidRequest(f"{what} {text!r} is not a size. Write a number with k, m or g: 512m, 2g.")
+    return int(size)
+
+
+def parse_duration(text: str, what: str = "duration") -> float:
+    """Seconds from "30", "30s", "5m", "1h" or "500ms"; more than zero."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2].lower()] if match else 0.0
+    if not seconds > 0:
+        raise InvalidRequest(f"{what} {text!r} is not a duration. Write seconds or a number with a unit: 30, 30s, 5m.")
+    return seconds
+
+
+def parse_number(text: str, what: str = "number") -> float:
+    """A fraction above zero, such as 1.5."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InvalidRequest(f"{what} {text!r} is not a number above zero, such as 0.5 or 2.")
+    return value
+
+
+def parse_count(text: str, what: str = "count") -> int:
+    """A whole number from 1."""
+    if not re.fullmatch(r"\s*\d+\s*", text) or int(text) < 1:
+        raise InvalidRequest(f"{what} {text!r} is not a whole number from 1.")
+    return int(text)
+
+
+def parse_switch(text: str, what: str = "switch") -> bool:
+    """True or false from 1, true, yes, on and 0, false, no, off."""
+    word = text.strip().lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off", ""}:
+        return False
+    raise InvalidRequest(f"{what} {text!r} is neither on nor off. Write 1 or 0.")
+
+
+def format_size(size: float) -> str:
+    """Bytes for a person: "512 MiB", "1.3 GiB"."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    units = ["KiB", "MiB", "GiB", "TiB"]
+    size /= 1024
+    while size >= 1023.95 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.1f}".removesuffix(".0") + f" {units[0]}"
+
+
+def size_option(size: float) -> str:
+    """Bytes as `--memory` takes them, rounded up: "4g", "768m"."""
+    for unit, power in (("g", 3), ("m", 2), ("k", 1)):
+        if size >= 1024**power:
+            return f"{math.ceil(size / 1024**power)}{unit}"
+    return f"{math.ceil(size)}b"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds for a person: "0.12 s", "12.3 s", "4:10", "1:02:03"."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,1 @@
+"""Kinds of places in which a job can run."""

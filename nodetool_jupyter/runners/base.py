@@ -1,0 +1,89 @@
+"""The protocol of runners: a kind of place, and one live worker in it."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..events import Exit, Isolation
+from ..frames import Report, Value
+from ..jobs import Job, JobRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """What a job gets beside its request, and what is never stored.
+
+    inputs: encoded values, or the objects themselves (`format` "object") for a runner in this process.
+    namespace: the notebook's own, for a runner that shares it.
+    environ: the whole environment of the job, secrets apart. secrets: name to value.
+    sys_path: the kernel's, given to a worker with the same interpreter only.
+    context: the context variables of the caller, which decide where IPython shows a thread's output.
+    """
+
+    inputs: Sequence[Value] = ()
+    namespace: dict[str, Any] | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    sys_path: Sequence[str] = ()
+    context: contextvars.Context | None = None
+
+
+class Worker(Protocol):
+    """One live worker. All methods are called on the manager's event loop."""
+
+    def isolation(self) -> Isolation:
+        """What is really in force for this job."""
+        ...
+
+    def reports(self) -> AsyncIterator[Sequence[Report]]:
+        """Batches of what the worker reports, in order; ends when nothing more can come.
+
+        Raises `ProtocolError` when the worker sends what is not allowed; the caller then stops it.
+        """
+        ...
+
+    def stop(self, grace_seconds: float) -> None:
+        """Begin to interrupt, terminate, kill. Returns at once; further calls change nothing."""
+        ...
+
+    async def wait(self) -> Exit:
+        """How the worker ended, once it is proven gone with everything that it started."""
+        ...
+
+
+class Runner(Protocol):
+    """A kind of place. `shares_namespace`: its jobs work on the notebook's own variables."""
+
+    name: str
+    shares_namespace: bool
+
+    def check(self, request: JobRequest) -> None:
+        """Refuse what can't run here, before a job exists: raises a `Refused`.
+
+        Covers the runner itself (`RunnerUnavailable`), the profile (`ProfileRefused`) and limits
+        that can't be held (`LimitNotHeld`, unless `best_effort`). May be called from any thread.
+        """
+        ...
+
+    def holds(self) -> Mapping[str, str]:
+        """Which limits of `LIMIT_NAMES` it can hold on this machine, each with its mechanism."""
+        ...
+
+    def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
+        """Start a worker. On leaving, the worker is gone and nothing is left behind.
+
+        Raises `WorkerNotStarted` (with the cause as its text) when it can't be started.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back what the runner itself holds; every worker is gone by then."""
+        ...
+
+
+class WorkerNotStarted(Exception):
+    """The worker could not be started; the text says why and what to do."""

@@ -1,0 +1,105 @@
+"""The protocol of job stores: durable jobs, their events in order, and who owns them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from ..events import AnyEvent
+from ..jobs import Job, JobStatus
+
+
+class Owner(Struct, frozen=True):
+    """A manager that supervises jobs: a process told apart by pid, start time and boot of the machine.
+
+    `start_ticks` and `boot_id` are the kernel's own (`/proc/<pid>/stat` field 22, `boot_id`), so that
+    a number used again is never taken for the same process. `kernel_id` is Jupyter's, or "".
+    """
+
+    id: str
+    user: str
+    host: str
+    boot_id: str
+    pid: int
+    start_ticks: int
+    kernel_id: str = ""
+
+
+class Change(Struct, frozen=True):
+    """One atomic step of one job: its new state and the events that go with it, already stamped.
+
+    `expected_version` is the version that the store must still hold; 0 means that the job is new.
+    """
+
+    job: Job
+    expected_version: int
+    events: tuple[AnyEvent, ...] = ()
+
+
+class JobStore(Protocol):
+    """Jobs and events. Methods block; `commit` is called from one thread at a time, reads from any.
+
+    A final job never changes again. Every method raises `StoreError` with a remedy when the store
+    can't be used.
+    """
+
+    def open(self) -> None:
+        """Create or check the schema. Sets a damaged file aside and says so in `warnings`."""
+        ...
+
+    def close(self) -> None:
+        """Release every connection and file."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences for the person about what `open` had to do."""
+        ...
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Write all changes in one transaction.
+
+        Raises `StoreConflict` when a version is not the expected one, `JobExists` for a new job whose
+        id is taken; then nothing of any of them is written.
+        """
+        ...
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with exactly this id."""
+        ...
+
+    def find(
+        self,
+        *,
+        user: str | None = None,
+        owner: str | None = None,
+        statuses: Collection[JobStatus] | None = None,
+        prefix: str = "",
+        work_hash: str = "",
+        limit: int = 100,
+        before: float | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first; `before` is a `created_at` to go on from."""
+        ...
+
+    def read(self, job_id: str, *, after: int = 0, limit: int = 10_000) -> list[AnyEvent]:
+        """Events with `seq` above `after`, in order, at most about `limit` of them."""
+        ...
+
+    def register(self, owner: Owner) -> None:
+        """Make a manager known, so that its jobs can be told from a dead one's."""
+        ...
+
+    def unregister(self, owner_id: str) -> None:
+        """Forget a manager that ended in order; it has no open jobs any more."""
+        ...
+
+    def owners(self) -> list[Owner]:
+        """Every manager that is registered."""
+        ...
+
+    def delete(self, job_ids: Collection[str]) -> int:
+        """Remove final jobs with their events; others are left alone. Returns how many went."""
+        ...
