@@ -1,0 +1,208 @@
+"""What runs while a manager is started: its loop, its ledger, its live jobs."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+from weakref import WeakValueDictionary
+
+import anyio
+
+from .admission import Admission
+from .assets import AssetFolder
+from .config import Settings, data_dir
+from .errors import JobExists
+from .feed import Feed, Subscription
+from .jobs import Job
+from .ledger import Ledger
+from .loop import LoopThread
+from .runners.base import Parcel, Runner
+from .stores import open_store
+from .stores.base import Change, JobStore, Owner
+from .supervision import Outcome, Supervision
+from .verdict import StopCause
+
+_log = logging.getLogger(__name__)
+_CLOSE_SECONDS = 10.0
+_CLOSE_GRACE_SECONDS = 1.0
+_REMEMBERED_OUTCOMES = 16
+_CLOSING = "Cancelled: the kernel was shut down."
+
+
+class _Live:
+    """A job that has not ended: what is stored of it, and who listens."""
+
+    def __init__(self, engine: Engine, job: Job, parcel: Parcel, runner: Runner, assets: AssetFolder) -> None:
+        self.committed = job
+        self.feed = Feed()
+        self.ended = threading.Event()
+        self._engine = engine
+        self.supervision = Supervision(job, parcel, runner, self, assets)
+
+    def put(self, change: Change, settled: Callable[[Exception | None], None]) -> None:
+        loop = self._engine.loop
+        self._engine.ledger.put(
+            change, lambda change, error: loop.post(self._engine.settle, self, change, error, settled)
+        )
+
+
+class Engine:
+    """Made by `started`; `close` ends every job and gives all back."""
+
+    def __init__(
+        self, settings: Settings, owner: Owner, store: JobStore, runners: Sequence[Runner], admission: Admission
+    ) -> None:
+        self.owner = owner
+        self.store = store
+        self.loop = LoopThread("nodetool-manager")
+        self.ledger = Ledger(store)
+        self.warnings: list[str] = []
+        self._runners = runners
+        self._admission = admission
+        self._live: dict[str, _Live] = {}
+        self._lock = threading.Lock()
+        self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
+        self._kept: OrderedDict[str, Outcome] = OrderedDict()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if settings.database_url:
+            self._assets = data_dir() / "nodetool" / "assets"
+        else:
+            self._scratch = tempfile.TemporaryDirectory(prefix="nodetool-assets-")
+            self._assets = Path(self._scratch.name)
+
+    @classmethod
+    def started(
+        cls, settings: Settings, owner: Owner, store: JobStore | None, runners: Sequence[Runner], admission: Admission
+    ) -> Self:
+        """Open the store, make this manager known and start the threads. Raises `StoreError`."""
+        opened = open_store(settings) if store is None else store
+        opened.open()
+        opened.register(owner)
+        engine = cls(settings, owner, opened, runners, admission)
+        engine.warnings.extend(opened.warnings)
+        engine.ledger.start()
+        engine.loop.start()
+        return engine
+
+    def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:
+        """Store a job and queue it; returns once it is stored. From any thread but the loop's."""
+        self._admission.reserve()
+        assets = AssetFolder(self._assets / job.id, max_bytes=job.request.max_transfer_bytes)
+        live = _Live(self, job, parcel, runner, assets)
+        with self._lock:
+            if job.id in self._live:
+                self._admission.give_up()
+                raise JobExists(job.id)
+            self._live[job.id] = live
+        failure: list[Exception] = []
+        stored = threading.Event()
+
+        def settled(change: Change, error: Exception | None) -> None:
+            if error is None:
+                self.loop.post(self._queue, live, change)
+            else:
+                failure.append(error)
+            stored.set()
+
+        first = live.supervision.first_change()
+        self.ledger.put(first, settled, patient=False)
+        stored.wait()
+        if failure:
+            self._admission.give_up()
+            with self._lock:
+                del self._live[job.id]
+            raise failure[0]
+        self._outcomes[job.id] = live.supervision.outcome
+        return first.job
+
+    def cancel(self, job_id: str, grace_seconds: float | None) -> bool | None:
+        """Whether a live job was asked to stop; `None` when it isn't live here."""
+        live = self._live.get(job_id)
+        return None if live is None else self.loop.call(self._stop, live, StopCause.CANCEL, "", grace_seconds)
+
+    def committed(self, job_id: str) -> Job | None:
+        """The stored state of a live job."""
+        live = self._live.get(job_id)
+        return None if live is None else live.committed
+
+    def ended(self, job_id: str) -> threading.Event | None:
+        """What is set when a live job has ended and everyone has heard of it."""
+        live = self._live.get(job_id)
+        return None if live is None else live.ended
+
+    def outcome(self, job_id: str) -> Outcome:
+        """The values of a job of this manager; empty when they are forgotten."""
+        return self._outcomes.get(job_id) or Outcome()
+
+    def join(self, job_id: str, subscription: Subscription) -> bool:
+        """Whether a subscription is served by the live feed from now on; on the loop only."""
+        live = self._live.get(job_id)
+        return live is not None and live.feed.join(subscription)
+
+    def settle(
+        self, live: _Live, change: Change, error: Exception | None, settled: Callable[[Exception | None], None]
+    ) -> None:
+        """A change is stored, or can never be; on the loop only."""
+        settled(error)
+        if error is None:
+            live.committed = change.job
+            live.feed.publish(change.events)
+        if change.job.status.final:
+            self._end(live, change.job)
+
+    def _queue(self, live: _Live, change: Change) -> None:
+        live.feed.publish(change.events)
+        self._admission.join(change.job.id, change.job.request.runner)
+        self._start_admitted()
+
+    def _start_admitted(self) -> None:
+        for job_id in self._admission.admit():
+            self.loop.start_soon(self._supervise, self._live[job_id])
+
+    async def _supervise(self, live: _Live) -> None:
+        try:
+            await live.supervision.run()
+        except Exception as error:
+            # whatever a runner does wrong ends its job, never the manager
+            _log.exception("job %s was given up", live.committed.id)
+            live.supervision.give_up(f"The runner failed: {type(error).__name__}: {error}")
+        finally:
+            with anyio.CancelScope(shield=True):
+                self._admission.done(live.committed.request.runner)
+                self._start_admitted()
+
+    def _stop(self, live: _Live, cause: StopCause, complaint: str, grace_seconds: float | None) -> bool:
+        self._admission.leave(live.committed.id)
+        return live.supervision.stop(cause, complaint, grace_seconds)
+
+    def _end(self, live: _Live, job: Job) -> None:
+        with self._lock:
+            self._live.pop(job.id, None)
+        self._kept[job.id] = live.supervision.outcome
+        while len(self._kept) > _REMEMBERED_OUTCOMES:
+            self._kept.popitem(last=False)
+        self.loop.post(live.ended.set)
+
+    def close(self) -> None:
+        """Stop every job, wait for their ends as long as they can end, and give all back."""
+        waiting = list(self._live.values())
+        for live in waiting:
+            self.loop.call(self._stop, live, StopCause.CANCEL, _CLOSING, _CLOSE_GRACE_SECONDS)
+        for live in waiting:
+            live.ended.wait(_CLOSE_SECONDS)
+        self.loop.finish(self._close_runners)
+        self.ledger.close()
+        if not self._live:
+            self.store.unregister(self.owner.id)
+        self.store.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    async def _close_runners(self) -> None:
+        for runner in self._runners:
+            await runner.close()

@@ -1,0 +1,71 @@
+"""A live job's committed events, for everyone who listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from .events import AnyEvent
+
+Listener = Callable[[Sequence[AnyEvent]], None]
+_REMEMBERED = 1_024
+
+
+class Subscription:
+    """One listener and how far it has heard; `cancel` may be called from any thread."""
+
+    def __init__(self, listener: Listener, after: int) -> None:
+        self.cursor = after
+        self._listener: Listener | None = listener
+
+    @property
+    def active(self) -> bool:
+        """Whether it still wants to hear."""
+        return self._listener is not None
+
+    def cancel(self) -> None:
+        """Hear nothing more; a call that is under way comes to its end."""
+        self._listener = None
+
+    def hear(self, events: Sequence[AnyEvent]) -> None:
+        """Pass on what is new to this listener."""
+        fresh = events if events[0].seq > self.cursor else [event for event in events if event.seq > self.cursor]
+        listener = self._listener
+        if fresh and listener is not None:
+            self.cursor = fresh[-1].seq
+            listener(fresh)
+
+
+class Feed:
+    """Tells subscriptions of one live job, in order and without gaps; on the manager's loop only.
+
+    The newest events are remembered, so that somebody who comes at once needs no look at the store.
+    """
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self._recent: deque[AnyEvent] = deque(maxlen=_REMEMBERED)
+        self._subscriptions: list[Subscription] = []
+
+    def publish(self, events: Sequence[AnyEvent]) -> None:
+        """Tell everyone. A listener that raises is reported by the loop and harms nobody else."""
+        if not events:
+            return
+        self.seq = events[-1].seq
+        self._recent.extend(events)
+        self._subscriptions = [each for each in self._subscriptions if each.active]
+        loop = asyncio.get_running_loop()
+        for subscription in self._subscriptions:
+            loop.call_soon(subscription.hear, events)
+
+    def join(self, subscription: Subscription) -> bool:
+        """Take a subscription in, once everything that it has missed is remembered here."""
+        missed = self.seq - subscription.cursor
+        if missed > len(self._recent):
+            return False
+        if missed > 0:
+            subscription.hear(list(islice(self._recent, len(self._recent) - missed, None)))
+        self._subscriptions.append(subscription)
+        return True

@@ -1,0 +1,246 @@
+"""JobExecutionManager: takes jobs, runs them on a thread of its own, and tells everyone who listens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+import msgspec
+
+from .admission import Admission
+from .config import Settings
+from .engine import Engine
+from .errors import InvalidRequest, JobNotFinished, JobNotFound
+from .events import AnyEvent
+from .feed import Listener, Subscription
+from .following import catch_up, follow
+from .frames import Value
+from .jobs import Job, JobRequest, JobStatus, Profile
+from .runners.base import Parcel, Runner
+from .stores.base import JobStore, Owner
+from .stores.owners import this_process
+
+_UNTRUSTED_SECONDS = 300.0
+_POLL_SECONDS = 0.5
+
+
+class JobExecutionManager:
+    """Supervises the jobs of one process.
+
+    Every method may be called from any thread but the manager's own, which runs an event loop. It
+    starts with the first call that needs it; `close` stops every job. A job's status is changed by
+    its `Supervision` alone, and nobody hears of a change before the store has it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        store: JobStore | None = None,
+        runners: Sequence[Runner] | None = None,
+        kernel_id: str = "",
+    ) -> None:
+        self.settings = settings or Settings()
+        self.owner: Owner = this_process(self.settings.user, kernel_id)
+        self._runners = {runner.name: runner for runner in (_known_runners() if runners is None else runners)}
+        self._given_store = store
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Open the store and start the thread; done by the first call that needs it. Raises `StoreError`."""
+        self._running()
+
+    def close(self) -> None:
+        """Stop every job, wait for their ends, and give everything back. A closed manager stays closed."""
+        with self._lock:
+            self._closed = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    @property
+    def store(self) -> JobStore:
+        """The store, opened."""
+        return self._running().store
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about what was found at the start, for the person."""
+        return self._running().warnings
+
+    def runner(self, name: str) -> Runner:
+        """The runner of this name. Raises `InvalidRequest` that names the known ones."""
+        if name not in self._runners:
+            known = ", ".join(sorted(self._runners))
+            raise InvalidRequest(f"There is no runner {name!r}. Choose one of: {known}.")
+        return self._runners[name]
+
+    @property
+    def runners(self) -> Mapping[str, Runner]:
+        """Every runner, by name."""
+        return self._runners
+
+    def submit(self, request: JobRequest, parcel: Parcel = Parcel(), *, job_id: str | None = None) -> Job:  # noqa: B008 - frozen and empty
+        """Take a job; it is stored when this returns. Raises a `Refused`, `JobExists` or `StoreError`."""
+        runner = self.runner(request.runner)
+        if request.profile is Profile.UNTRUSTED and request.limits.wall_seconds is None:
+            limits = msgspec.structs.replace(request.limits, wall_seconds=_UNTRUSTED_SECONDS)
+            request = msgspec.structs.replace(request, limits=limits)
+        runner.check(request)
+        engine = self._running()
+        job = Job(
+            id=_checked_id(job_id) if job_id is not None else uuid4().hex,
+            user=self.owner.user,
+            owner=self.owner.id,
+            request=request,
+            created_at=time.time(),
+        )
+        return engine.submit(job, parcel, runner)
+
+    def cancel(self, job_id: str, *, grace_seconds: float | None = None) -> bool:
+        """Ask for the end of a job; `False` when it had ended. Raises `JobNotFound`.
+
+        A job of another kernel is not touched: `InvalidRequest`.
+        """
+        engine = self._running()
+        if (stopped := engine.cancel(job_id, grace_seconds)) is not None:
+            return stopped
+        job = self.get(job_id)
+        if not job.status.final and job.owner != self.owner.id:
+            raise InvalidRequest(f"Job {job_id} runs in another kernel. Cancel it there.")
+        return False
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is stored. Raises `JobNotFound`."""
+        engine = self._running()
+        job = engine.committed(job_id) or engine.store.get(job_id)
+        if job is None or job.user != self.owner.user:
+            raise JobNotFound(job_id)
+        return job
+
+    def resolve(self, text: str) -> Job:
+        """The job with this id, this unique beginning of an id, or `-1` (the last), `-2`, ….
+
+        Raises `JobNotFound`.
+        """
+        if text.startswith("-") and text[1:].isdigit() and int(text) < 0:
+            back = -int(text)
+            jobs = self.find(owner=self.owner.id, limit=back) or self.find(limit=back)
+            if len(jobs) < back:
+                raise JobNotFound(text)
+            return jobs[back - 1]
+        matches = self.store.find(user=self.owner.user, prefix=text, limit=6) if text else []
+        exact = [job for job in matches if job.id == text]
+        if len(matches) != 1 and not exact:
+            raise JobNotFound(text, [job.id for job in matches])
+        return (exact or matches)[0]
+
+    def find(
+        self,
+        *,
+        owner: str | None = None,
+        statuses: Collection[JobStatus] | None = None,
+        work_hash: str = "",
+        limit: int = 100,
+        before: float | None = None,
+    ) -> list[Job]:
+        """This user's jobs, newest first."""
+        return self.store.find(
+            user=self.owner.user, owner=owner, statuses=statuses, work_hash=work_hash, limit=limit, before=before
+        )
+
+    def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """Wait for the end of a job. Raises `JobNotFinished` after `timeout` seconds, `JobNotFound`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        engine = self._running()
+        if (ended := engine.ended(job_id)) is not None:
+            ended.wait(timeout)
+        while not (job := self.get(job_id)).status.final:
+            left = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                raise JobNotFinished(job_id, job.status.value, timeout)
+            threading.Event().wait(left)
+        return job
+
+    def events(self, job_id: str, after: int = 0) -> list[AnyEvent]:
+        """Every stored event with a `seq` above `after`, in order."""
+        found: list[AnyEvent] = []
+        store = self.store
+        while page := store.read(job_id, after=found[-1].seq if found else after):
+            found += page
+        return found
+
+    def subscribe(self, job_id: str, listener: Listener, *, after: int = 0) -> Callable[[], None]:
+        """Tell `listener` of every event above `after`: the stored ones, then live, no gap, no repeat.
+
+        It is called with batches on the manager's thread and must not block. Returns what ends it.
+        """
+        engine = self._running()
+        subscription = Subscription(listener, after)
+        if not engine.loop.call(engine.join, job_id, subscription):
+            self.get(job_id)
+            engine.loop.post(engine.loop.start_soon, catch_up, engine, job_id, subscription)
+        return subscription.cancel
+
+    def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[AnyEvent]:
+        """The events above `after`, stored and live, until the job's last; on the caller's own loop."""
+        return follow(self, job_id, after)
+
+    def values(self, job_id: str) -> Mapping[str, Value]:
+        """What the job has sent back, by name, not decoded; "" is its last expression.
+
+        A live mapping: hold on to it, since the manager forgets those of jobs long ended.
+        """
+        return self._running().outcome(job_id)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call on the manager's thread after a while; returns what takes it back."""
+        return self._running().loop.later(seconds, callback)
+
+    def _running(self) -> Engine:
+        engine = self._engine
+        if engine is not None:
+            return engine
+        with self._lock:
+            if self._closed:
+                raise InvalidRequest("This JobExecutionManager is closed. Make a new one.")
+            if self._engine is None:
+                self._engine = Engine.started(
+                    self.settings, self.owner, self._given_store, tuple(self._runners.values()), _gates(self.settings)
+                )
+            return self._engine
+
+
+def _checked_id(job_id: str) -> str:
+    if not (0 < len(job_id) <= 64 and all(ch.isalnum() or ch in "-_" for ch in job_id) and job_id[0] != "-"):
+        raise InvalidRequest(f"Job id {job_id!r} can't be used. Take up to 64 letters, digits, '-' and '_'.")
+    return job_id
+
+
+def _gates(settings: Settings) -> Admission:
+    return Admission(
+        {"threads": settings["thread_pool_size"], "workflows": settings["max_workflow_threads"]},
+        {"threaded": ("threads", "workflows"), "subprocess": ("workflows",)},
+    )
+
+
+def _known_runners() -> tuple[Runner, ...]:
+    from .runners.subprocess import SubprocessRunner
+    from .runners.threaded import ThreadedRunner
+
+    return ThreadedRunner(), SubprocessRunner()

@@ -1,0 +1,285 @@
+"""One task per job, and the only writer of its status: reports, stop, timeout and exit all meet here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import anyio
+import msgspec
+
+from . import events as ev
+from .assets import AssetFolder
+from .errors import InvalidRequest, ProtocolError
+from .frames import FilePart, Raised, Ready, Report, Returned, Value
+from .jobs import Job, JobStatus, Reason, Usage, advance
+from .runners.base import Parcel, Runner, Worker, WorkerNotStarted
+from .stores.base import Change
+from .verdict import StopCause, Verdict, verdict
+
+_MOST_UNSETTLED = 8
+_SMALL_VALUE_BYTES = 64 << 10
+_JOINED_TEXT = 64 << 10
+_AFTER_THE_END = (ev.Stream, ev.LogUpdate, ev.UsageUpdate)
+
+
+class Record(Protocol):
+    """Where a job's changes go."""
+
+    def put(self, change: Change, settled: Callable[[Exception | None], None]) -> None:
+        """Queue one change, in order; `settled` is called on the manager's loop, with the error if any."""
+        ...
+
+
+class Outcome(dict[str, Value]):
+    """The values that a job sent back, by name; "" is its last expression."""
+
+
+class Supervision:
+    """Runs one job from its start to its last event.
+
+    `job` is the newest state, `outcome` what came back. All methods are called on the manager's loop.
+    """
+
+    def __init__(self, job: Job, parcel: Parcel, runner: Runner, record: Record, assets: AssetFolder) -> None:
+        self.job = job
+        self.runner = runner
+        self.outcome = Outcome()
+        self._parcel = parcel
+        self._record = record
+        self._assets = assets
+        self._worker: Worker | None = None
+        self._terminal: Returned | Raised | None = None
+        self._stopped: StopCause | None = None
+        self._too_late = False
+        self._complaint = ""
+        self._grace_seconds = job.request.grace_seconds
+        self._started: float | None = None
+        self._kept_bytes = 0
+        self._unsettled = 0
+        self._settled = anyio.Event()
+
+    def first_change(self) -> Change:
+        """The change that makes the job known, with its first event; before anything else."""
+        stamped = ev.stamp(ev.JobUpdate(status=self.job.status.value), self.job.id, 1, self.job.created_at)
+        self.job = msgspec.structs.replace(self.job, last_seq=1)
+        return Change(self.job, 0, (stamped,))
+
+    def give_up(self, complaint: str) -> None:
+        """End a job whose runner failed in a way that nobody foresaw."""
+        if not self.job.status.final:
+            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, complaint))
+
+    def stop(self, cause: StopCause, complaint: str = "", grace_seconds: float | None = None) -> bool:
+        """Ask for the end of the job; the first cause counts. Whether there was still something to stop."""
+        if self.job.status.final:
+            return False
+        if self._stopped is None:
+            self._stopped, self._complaint = cause, complaint
+            self._too_late = self._terminal is not None
+        if grace_seconds is not None:
+            self._grace_seconds = grace_seconds
+        if self.job.status is JobStatus.QUEUED:
+            self._finish(Verdict(JobStatus.CANCELLED, None, complaint or "Cancelled before it started."))
+        elif self._worker is not None:
+            self._begin_stop(self._worker)
+        return True
+
+    async def run(self) -> None:
+        """Start the worker, follow it to its end and record how it ended."""
+        if self.job.status.final:
+            return
+        self._started = time.monotonic()
+        self._change(JobStatus.STARTING, started_at=time.time())
+        exit_event = ev.Exit()
+        try:
+            async with self.runner.launch(self.job, self._parcel) as worker:
+                self._worker = worker
+                self._parcel = Parcel()
+                exit_event = await self._follow(worker)
+        except WorkerNotStarted as error:
+            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, str(error)))
+            return
+        finally:
+            self._assets.close()
+        self._append([exit_event])
+        self._finish(
+            verdict(
+                self._terminal,
+                exit_event,
+                limits=self.job.request.limits,
+                stopped=None if self._too_late and self._proven(exit_event) else self._stopped,
+                complaint=self._complaint,
+            )
+        )
+
+    def _proven(self, exit_event: ev.Exit) -> bool:
+        return isinstance(self._terminal, Raised) or exit_event.code == 0
+
+    async def _follow(self, worker: Worker) -> ev.Exit:
+        self._change(JobStatus.RUNNING, before=[worker.isolation()])
+        if self._stopped is not None:
+            self._begin_stop(worker)
+        async with anyio.create_task_group() as tasks:
+            if self.job.request.limits.wall_seconds is not None:
+                tasks.start_soon(self._time_out, self.job.request.limits.wall_seconds)
+            await self._read(worker)
+            tasks.start_soon(self._end_overdue)
+            exit_event = await worker.wait()
+            tasks.cancel_scope.cancel()
+        return exit_event
+
+    async def _time_out(self, wall_seconds: float) -> None:
+        await anyio.sleep(wall_seconds)
+        self.stop(StopCause.TIMEOUT)
+
+    async def _end_overdue(self) -> None:
+        """Nothing more can come from the worker, so it must end on its own within the grace."""
+        await anyio.sleep(self._grace_seconds)
+        self.stop(StopCause.OVERDUE)
+
+    async def _read(self, worker: Worker) -> None:
+        try:
+            async for reports in worker.reports():
+                self._take(reports)
+                while self._unsettled >= _MOST_UNSETTLED:
+                    await self._settled.wait()
+        except ProtocolError as error:
+            self.stop(StopCause.PROTOCOL, f"{error} [NT-R02]", 0.1)
+
+    def _begin_stop(self, worker: Worker) -> None:
+        if self.job.status is JobStatus.RUNNING:
+            message = {StopCause.TIMEOUT: "Time limit reached; stopping."}.get(self._stopped or StopCause.CANCEL, "")
+            self._change(JobStatus.CANCELLING, message=message)
+        worker.stop(self._grace_seconds)
+
+    def _take(self, reports: Sequence[Report]) -> None:
+        recorded: list[ev.AnyEvent] = []
+        for report in reports:
+            if self._terminal is not None and not isinstance(report, _AFTER_THE_END):
+                continue
+            if isinstance(report, Returned | Raised):
+                self._terminal = report
+            elif isinstance(report, Value):
+                self.outcome[report.name] = report
+                if report.name:
+                    recorded.append(_output(report))
+            elif isinstance(report, FilePart):
+                recorded.extend(self._save(report))
+            elif not isinstance(report, Ready):
+                self._keep(report, recorded)
+        if recorded:
+            self._append(recorded)
+
+    def _keep(self, event: ev.AnyEvent, recorded: list[ev.AnyEvent]) -> None:
+        """Add an event to the record, as long as the log may grow; text that goes on is joined."""
+        if isinstance(event, ev.UsageUpdate):
+            peak = max(event.peak_memory_bytes, event.memory_bytes, self.job.usage.peak_memory_bytes)
+            usage = Usage(event.memory_bytes, peak, event.cpu_seconds, event.processes)
+            self.job = msgspec.structs.replace(self.job, usage=usage)
+        limit = self.job.request.max_log_bytes
+        size = _size(event)
+        if self._kept_bytes + size > limit:
+            if self._kept_bytes <= limit:
+                self._kept_bytes = limit + 1
+                recorded.append(ev.Notification(content=f"Output beyond {limit:,} bytes is not kept.", code="NT-O01"))
+            return
+        self._kept_bytes += size
+        last = recorded[-1] if recorded else None
+        if isinstance(event, ev.Stream) and isinstance(last, ev.Stream) and _continues(last, event):
+            recorded[-1] = ev.Stream(name=event.name, text=last.text + event.text)
+        else:
+            recorded.append(event)
+
+    def _save(self, part: FilePart) -> list[ev.AnyEvent]:
+        try:
+            path = self._assets.write(part.name, part.body or b"", last=part.last)
+        except (InvalidRequest, OSError) as error:
+            return [ev.Notification(content=f"File {part.name!r} was not brought back: {error}", severity="error")]
+        if path is None:
+            return []
+        return [ev.OutputUpdate(output_name=path.name, output_type="file", metadata={"path": str(path)})]
+
+    def _change(self, status: JobStatus, *, before: Sequence[ev.AnyEvent] = (), **changes: Any) -> None:
+        job = advance(self.job, status, **changes)
+        duration = job.duration_seconds
+        update = ev.JobUpdate(status=status.value, message=job.message, duration=duration)
+        self._commit(job, [*before, update])
+
+    def _append(self, events: Sequence[ev.AnyEvent]) -> None:
+        self._commit(msgspec.structs.replace(self.job, version=self.job.version + 1), events)
+
+    def _finish(self, found: Verdict) -> None:
+        duration = time.monotonic() - self._started if self._started is not None else None
+        job = advance(
+            self.job,
+            found.status,
+            ended_at=time.time(),
+            duration_seconds=duration,
+            reason=found.reason,
+            message=found.message,
+        )
+        failed = found.status is not JobStatus.COMPLETED
+        raised = self._terminal if isinstance(self._terminal, Raised) and failed else None
+        update = ev.JobUpdate(
+            status=found.status.value,
+            message=found.message,
+            result=_plain(self.outcome.get("")),
+            error=found.message if found.status is JobStatus.FAILED else None,
+            traceback="\n".join(raised.traceback) if raised else None,
+            reason=found.reason.value if found.reason else None,
+            duration=duration,
+        )
+        self._commit(job, [update])
+
+    def _commit(self, job: Job, events: Sequence[ev.AnyEvent]) -> None:
+        now = time.time()
+        stamped = tuple(ev.stamp(event, job.id, job.last_seq + n, now) for n, event in enumerate(events, 1))
+        expected = self.job.version
+        self.job = msgspec.structs.replace(job, last_seq=job.last_seq + len(stamped))
+        self._unsettled += 1
+        self._record.put(Change(self.job, expected, stamped), self._one_settled)
+
+    def _one_settled(self, error: Exception | None) -> None:
+        if error is not None:
+            self.stop(StopCause.STORAGE, str(error))
+        self._unsettled -= 1
+        self._settled.set()
+        self._settled = anyio.Event()
+
+
+def _continues(last: ev.Stream, event: ev.Stream) -> bool:
+    return last.name == event.name and len(last.text) < _JOINED_TEXT
+
+
+def _size(event: ev.AnyEvent) -> int:
+    if isinstance(event, ev.Stream):
+        return len(event.text)
+    if isinstance(event, ev.Display):
+        return sum(len(part) if isinstance(part, str) else 256 for part in event.data.values())
+    return 128
+
+
+def _output(value: Value) -> ev.OutputUpdate:
+    size = sum(value.sizes)
+    return ev.OutputUpdate(
+        output_name=value.name,
+        value=_plain(value),
+        output_type=value.type_name,
+        metadata={"format": value.format, "bytes": size},
+    )
+
+
+def _plain(value: Value | None) -> Any:
+    """The value where it is small and plain, so that it can stand in an event."""
+    if value is None:
+        return None
+    if value.format == "object":
+        return value.body if isinstance(value.body, str | int | float | bool) and len(str(value.body)) < 1000 else None
+    if value.format != "json" or sum(value.sizes) > _SMALL_VALUE_BYTES:
+        return None
+    try:
+        return msgspec.json.decode(value.body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
