@@ -7,8 +7,8 @@ import re
 
 from .errors import InvalidRequest
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -26,7 +26,7 @@ def parse_duration(text: str, what: str = "duration") -> float:
     """Seconds from "30", "30s", "5m", "1h" or "500ms"; more than zero."""
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2].lower()] if match else 0.0
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise InvalidRequest(f"{what} {text!r} is not a duration. Write seconds or a number with a unit: 30, 30s, 5m.")
     return seconds
 
@@ -44,9 +44,9 @@ def parse_number(text: str, what: str = "number") -> float:
 
 def parse_count(text: str, what: str = "count") -> int:
     """A whole number from 1."""
-    if not re.fullmatch(r"\s*\d+\s*", text) or int(text) < 1:
+    if not re.fullmatch(r"[0-9]{1,15}", text.strip()) or int(text.strip()) < 1:
         raise InvalidRequest(f"{what} {text!r} is not a whole number from 1.")
-    return int(text)
+    return int(text.strip())
 
 
 def parse_switch(text: str, what: str = "switch") -> bool:
