@@ -61,7 +61,7 @@ def parse_switch(text: str, what: str = "switch") -> bool:
 
 def format_size(size: float) -> str:
     """Bytes for a person: "512 MiB", "1.3 GiB"."""
-    if size < 1024:
+    if size < 1023.5:
         return f"{size:.0f} B"
     units = ["KiB", "MiB", "GiB", "TiB"]
     size /= 1024
