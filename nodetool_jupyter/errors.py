@@ -15,7 +15,9 @@ NodetoolError
 ├── JobCancelled            the job ended as cancelled
 ├── OutputMissing           the job has no such output, or it may not be decoded
 ├── StoreError              the job store can't be used
-│   └── StoreConflict       somebody else changed the job first
+│   ├── StoreConflict       somebody else changed the job first
+│   ├── StoreBusy           somebody else holds the store; trying again helps
+│   └── StorageFull         there is no room left where the store is
 └── ProtocolError           a worker sent something that is not allowed
 """
 
@@ -116,6 +118,7 @@ class JobExists(NodetoolError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"A job with the id {job_id!r} exists already. Choose another id, or leave it out.")
+        self.job_id = job_id
 
 
 class JobNotFinished(NodetoolError, TimeoutError):
@@ -169,9 +172,25 @@ class StoreError(NodetoolError):
 
 
 class StoreConflict(StoreError):
-    """The job was changed by somebody else since it was read."""
+    """The job `job_id` was changed by somebody else since it was read."""
 
     code = "NT-DB2"
+
+    def __init__(self, message: str, *, job_id: str = "") -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class StoreBusy(StoreError):
+    """Somebody else holds the store, or it can't be reached; nothing was written, trying again helps."""
+
+    code = "NT-DB4"
+
+
+class StorageFull(StoreError):
+    """There is no room left where the store is; nothing was written, trying again helps once there is."""
+
+    code = "NT-DB3"
 
 
 class ProtocolError(NodetoolError):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from ..errors import StoreConflict
 from ..events import AnyEvent
 from ..jobs import Job, JobStatus
 
@@ -15,7 +16,8 @@ class Owner(Struct, frozen=True):
     """A manager that supervises jobs: a process told apart by pid, start time and boot of the machine.
 
     `start_ticks` and `boot_id` are the kernel's own (`/proc/<pid>/stat` field 22, `boot_id`), so that
-    a number used again is never taken for the same process. `kernel_id` is Jupyter's, or "".
+    a number used again is never taken for the same process. `kernel_id` is Jupyter's, or "". `beat`
+    grows with each `heartbeat`, for those who can't look at the process.
     """
 
     id: str
@@ -25,17 +27,33 @@ class Owner(Struct, frozen=True):
     pid: int
     start_ticks: int
     kernel_id: str = ""
+    beat: int = 0
 
 
 class Change(Struct, frozen=True):
     """One atomic step of one job: its new state and the events that go with it, already stamped.
 
-    `expected_version` is the version that the store must still hold; 0 means that the job is new.
+    `expected_version` is the version that the store must still hold; 0 means that the job is new. The
+    events are those up to `job.last_seq`, without a gap.
     """
 
     job: Job
     expected_version: int
     events: tuple[AnyEvent, ...] = ()
+
+
+def conflict(change: Change, stored: Job | None) -> StoreConflict:
+    """Why a change doesn't fit what is stored."""
+    job, expected = change.job, change.expected_version
+    if stored is None:
+        why = "it is not in the job store (any more)"
+    elif stored.status.final:
+        why = f"it is {stored.status.value} already, which is final"
+    elif stored.version != expected:
+        why = f"version {stored.version} is stored, but version {expected} was expected; somebody else changed it"
+    else:
+        why = f"event {stored.last_seq} is its last, so {len(change.events)} more can't end at {job.last_seq}"
+    return StoreConflict(f"Job {job.id} can't be changed: {why}.", job_id=job.id)
 
 
 class JobStore(Protocol):
@@ -62,7 +80,8 @@ class JobStore(Protocol):
         """Write all changes in one transaction.
 
         Raises `StoreConflict` when a version is not the expected one, `JobExists` for a new job whose
-        id is taken; then nothing of any of them is written.
+        id is taken, both with `job_id`; then nothing of any of them is written. `StoreBusy` and
+        `StorageFull` say that the same changes may be tried again.
         """
         ...
 
@@ -81,11 +100,11 @@ class JobStore(Protocol):
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; `before` is a `created_at` to go on from."""
+        """Jobs, newest first; `before` is a `created_at` to go on from. `prefix` begins the id."""
         ...
 
     def read(self, job_id: str, *, after: int = 0, limit: int = 10_000) -> list[AnyEvent]:
-        """Events with `seq` above `after`, in order, at most about `limit` of them."""
+        """Events with `seq` above `after`, in order, at most `limit` of them."""
         ...
 
     def register(self, owner: Owner) -> None:
@@ -94,6 +113,10 @@ class JobStore(Protocol):
 
     def unregister(self, owner_id: str) -> None:
         """Forget a manager that ended in order; it has no open jobs any more."""
+        ...
+
+    def heartbeat(self, owner_id: str) -> bool:
+        """Say that a manager lives, every 30 s. `False`: it is not registered (any more)."""
         ...
 
     def owners(self) -> list[Owner]:
