@@ -1,0 +1,78 @@
+"""One server of each kind and one browser for all browser tests; a page of its own for each."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.browser.jupyter import Notebook, Server, serve
+from tests.components import require
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = require("A Chromium browser", found, "apt-get install chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session", params=["lab", "notebook"])
+def server(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Server]:
+    folder = Path(tempfile.mkdtemp(prefix="ntj-b-"))
+    with serve(request.param, folder) as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a browser that has never been here."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, device_scale_factor=2)
+    opened = context.new_page()
+    opened.set_default_timeout(30_000)
+    yield opened
+    context.close()
+
+
+@pytest.fixture
+def notebook(page: Page, server: Server) -> Iterator[Callable[..., Notebook]]:
+    """Open a notebook with these cells: `notebook(["1 + 1"])`."""
+    opened: list[Notebook] = []
+
+    def make(cells: Sequence[str]) -> Notebook:
+        opened.append(Notebook(page, server, cells))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def shoot(request: pytest.FixtureRequest, page: Page) -> Callable[[str], Path]:
+    """Take a picture of the page for people to look at; where it is."""
+
+    def take(what: str = "") -> Path:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        name = re.sub(r"[^\w-]+", "-", f"{request.node.name}{'-' if what else ''}{what}").removeprefix("test_")
+        path = SCREENSHOTS / f"{name}.png"
+        page.screenshot(path=path)
+        return path
+
+    return take
