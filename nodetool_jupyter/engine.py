@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import threading
 from collections import OrderedDict
@@ -10,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 from weakref import WeakValueDictionary
-
-import anyio
 
 from .admission import Admission
 from .assets import AssetFolder
@@ -27,7 +24,6 @@ from .stores.base import Change, JobStore, Owner
 from .supervision import Outcome, Supervision
 from .verdict import StopCause
 
-_log = logging.getLogger(__name__)
 _CLOSE_SECONDS = 10.0
 _CLOSE_GRACE_SECONDS = 1.0
 _REMEMBERED_OUTCOMES = 16
@@ -165,16 +161,9 @@ class Engine:
             self.loop.start_soon(self._supervise, self._live[job_id])
 
     async def _supervise(self, live: _Live) -> None:
-        try:
-            await live.supervision.run()
-        except Exception as error:
-            # whatever a runner does wrong ends its job, never the manager
-            _log.exception("job %s was given up", live.committed.id)
-            live.supervision.give_up(f"The runner failed: {type(error).__name__}: {error}")
-        finally:
-            with anyio.CancelScope(shield=True):
-                self._admission.done(live.committed.request.runner)
-                self._start_admitted()
+        await live.supervision.run()
+        self._admission.done(live.committed.request.runner)
+        self._start_admitted()
 
     def _stop(self, live: _Live, cause: StopCause, complaint: str, grace_seconds: float | None) -> bool:
         self._admission.leave(live.committed.id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
@@ -50,16 +49,11 @@ class LoopThread:
 
     def call(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Call on the loop and wait for the result. Not from the loop's own thread."""
-        future: Future[T] = Future()
 
-        def step() -> None:
-            try:
-                future.set_result(function(*args))
-            except BaseException as error:  # handed to the caller, whatever it is
-                future.set_exception(error)
+        async def step() -> T:
+            return function(*args)
 
-        self._loop.call_soon_threadsafe(step)
-        return future.result()
+        return asyncio.run_coroutine_threadsafe(step(), self._loop).result()
 
     def start_soon(self, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args) -> None:
         """Start a task in the group; on the loop's thread only."""

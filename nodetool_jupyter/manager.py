@@ -194,12 +194,17 @@ class JobExecutionManager:
         subscription = Subscription(listener, after)
         if not engine.loop.call(engine.join, job_id, subscription):
             self.get(job_id)
-            engine.loop.post(engine.loop.start_soon, catch_up, engine, job_id, subscription)
+            engine.loop.post(engine.loop.start_soon, catch_up, engine.store, engine.join, job_id, subscription)
         return subscription.cancel
 
     def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[AnyEvent]:
         """The events above `after`, stored and live, until the job's last; on the caller's own loop."""
-        return follow(self, job_id, after)
+        return follow(
+            self.store,
+            lambda listener: self.subscribe(job_id, listener, after=self.get(job_id).last_seq),
+            job_id,
+            after,
+        )
 
     def values(self, job_id: str) -> Mapping[str, Value]:
         """What the job has sent back, by name, not decoded; "" is its last expression.

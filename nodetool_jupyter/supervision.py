@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from .runners.base import Parcel, Runner, Worker, WorkerNotStarted
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
+_log = logging.getLogger(__name__)
 _MOST_UNSETTLED = 8
 _SMALL_VALUE_BYTES = 64 << 10
 _JOINED_TEXT = 64 << 10
@@ -66,11 +68,6 @@ class Supervision:
         self.job = msgspec.structs.replace(self.job, last_seq=1)
         return Change(self.job, 0, (stamped,))
 
-    def give_up(self, complaint: str) -> None:
-        """End a job whose runner failed in a way that nobody foresaw."""
-        if not self.job.status.final:
-            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, complaint))
-
     def stop(self, cause: StopCause, complaint: str = "", grace_seconds: float | None = None) -> bool:
         """Ask for the end of the job; the first cause counts. Whether there was still something to stop."""
         if self.job.status.final:
@@ -87,9 +84,18 @@ class Supervision:
         return True
 
     async def run(self) -> None:
-        """Start the worker, follow it to its end and record how it ended."""
-        if self.job.status.final:
-            return
+        """Start the worker, follow it to its end and record how it ended. Raises nothing."""
+        try:
+            if not self.job.status.final:
+                await self._run()
+        except Exception as error:
+            # whatever a runner does wrong ends its job, never the manager
+            _log.exception("job %s: runner %r failed", self.job.id, self.runner.name)
+            if not self.job.status.final:
+                complaint = f"Runner {self.runner.name!r} failed: {type(error).__name__}: {error}"
+                self._finish(Verdict(JobStatus.FAILED, Reason.CRASHED, complaint))
+
+    async def _run(self) -> None:
         self._started = time.monotonic()
         self._change(JobStatus.STARTING, started_at=time.time())
         exit_event = ev.Exit()

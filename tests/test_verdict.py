@@ -1,0 +1,83 @@
+"""From the facts of an end to its words."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodetool_jupyter.events import Exit
+from nodetool_jupyter.frames import Raised, Returned
+from nodetool_jupyter.jobs import JobStatus, Reason, ResourceLimits
+from nodetool_jupyter.verdict import StopCause, verdict
+
+NO_LIMITS = ResourceLimits()
+MEMORY = ResourceLimits(memory_bytes=2 << 30)
+RETURNED = Returned()
+RAISED = Raised("ValueError", "no")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "exit_event", "limits", "reason", "part"),
+    [
+        (RAISED, Exit(code=1), NO_LIMITS, Reason.ERROR, "ValueError: no"),
+        (Raised("KeyboardInterrupt", ""), Exit(code=1), NO_LIMITS, Reason.ERROR, "KeyboardInterrupt"),
+        (None, Exit(code=0), NO_LIMITS, Reason.NO_RESULT, "NT-R01"),
+        (None, Exit(code=3), NO_LIMITS, Reason.CRASHED, "exit code 3 without a result"),
+        (RETURNED, Exit(code=3), NO_LIMITS, Reason.CRASHED, "exit code 3 after its result"),
+        (None, Exit(cause="killed", signal="SIGKILL"), NO_LIMITS, Reason.KILLED, "from outside by SIGKILL"),
+        (None, Exit(cause="crashed", signal="SIGSEGV"), NO_LIMITS, Reason.CRASHED, "Segmentation fault"),
+        (None, Exit(cause="out_of_memory", signal="SIGKILL"), MEMORY, Reason.OUT_OF_MEMORY, "2 GiB reached"),
+        (None, Exit(cause="out_of_memory", signal="SIGKILL"), MEMORY, Reason.OUT_OF_MEMORY, "--memory 4g"),
+        (Raised("MemoryError", ""), Exit(code=1), MEMORY, Reason.OUT_OF_MEMORY, "--memory 4g"),
+        (Raised("MemoryError", ""), Exit(code=1), NO_LIMITS, Reason.ERROR, "MemoryError"),
+        (None, Exit(cause="limit", limit="pids"), ResourceLimits(pids=64), Reason.LIMIT, "64 processes"),
+        (None, Exit(cause="limit", limit="cpu_seconds"), ResourceLimits(cpu_seconds=5), Reason.LIMIT, "5 s"),
+        (None, Exit(cause="supervisor_lost"), NO_LIMITS, Reason.LOST, "supervises"),
+        (None, Exit(cause="unkillable", detail="pid 7 is in state D."), NO_LIMITS, Reason.UNKILLABLE, "pid 7"),
+    ],
+)
+def test_a_failure_has_a_reason_and_a_sentence(
+    terminal: Returned | Raised | None, exit_event: Exit, limits: ResourceLimits, reason: Reason, part: str
+) -> None:
+    found = verdict(terminal, exit_event, limits=limits)
+    assert (found.status, found.reason) == (JobStatus.FAILED, reason)
+    assert part in found.message
+
+
+def test_only_a_result_and_exit_0_make_a_success() -> None:
+    assert verdict(RETURNED, Exit(code=0), limits=NO_LIMITS).status is JobStatus.COMPLETED
+
+
+def test_a_child_of_the_job_that_ran_out_of_memory_is_mentioned_in_a_success() -> None:
+    found = verdict(RETURNED, Exit(code=0, cause="out_of_memory"), limits=MEMORY)
+    assert found.status is JobStatus.COMPLETED
+    assert "memory" in found.message
+
+
+@pytest.mark.parametrize("terminal", [None, RETURNED, RAISED])
+@pytest.mark.parametrize("exit_event", [Exit(code=0), Exit(code=1), Exit(signal="SIGKILL", cause="killed")])
+def test_a_cancelled_job_is_cancelled_however_its_worker_ended(terminal: Returned | None, exit_event: Exit) -> None:
+    if isinstance(terminal, Returned) and exit_event.code == 0:
+        return
+    found = verdict(terminal, exit_event, limits=NO_LIMITS, stopped=StopCause.CANCEL)
+    assert (found.status, found.reason) == (JobStatus.CANCELLED, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reached", "remedy"), [(30.0, "30.0 s", "--timeout 60s"), (300.0, "5:00", "--timeout 10m")]
+)
+def test_a_time_limit_names_itself_and_twice_its_length(seconds: float, reached: str, remedy: str) -> None:
+    limits = ResourceLimits(wall_seconds=seconds)
+    found = verdict(None, Exit(signal="SIGTERM"), limits=limits, stopped=StopCause.TIMEOUT)
+    assert found.reason is Reason.TIMEOUT
+    assert reached in found.message
+    assert remedy in found.message
+
+
+def test_a_process_that_stays_after_its_result_has_no_proven_result() -> None:
+    found = verdict(RETURNED, Exit(signal="SIGKILL"), limits=NO_LIMITS, stopped=StopCause.OVERDUE)
+    assert found.reason is Reason.NO_RESULT
+
+
+def test_a_protocol_error_gives_its_own_sentence() -> None:
+    found = verdict(None, Exit(), limits=NO_LIMITS, stopped=StopCause.PROTOCOL, complaint="It sent nonsense.")
+    assert (found.reason, found.message) == (Reason.PROTOCOL, "It sent nonsense.")
