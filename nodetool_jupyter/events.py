@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 Severity = Literal["debug", "info", "warning", "error"]
+StreamName = Literal["stdout", "stderr"]
 CELL = "cell"
 
 
@@ -72,7 +73,7 @@ class Notification(Event, tag="notification", frozen=True, kw_only=True):
 class Stream(Event, tag="stream", frozen=True, kw_only=True):
     """Text that the job wrote."""
 
-    name: Literal["stdout", "stderr"]
+    name: StreamName
     text: str
 
 

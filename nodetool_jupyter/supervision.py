@@ -15,6 +15,7 @@ from .assets import AssetFolder
 from .errors import InvalidRequest, ProtocolError
 from .frames import FilePart, Raised, Ready, Report, Returned, Value
 from .jobs import Job, JobStatus, Reason, Usage, advance
+from .kept import KeptLog
 from .runners.base import Parcel, Runner, Worker, WorkerNotStarted
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
@@ -22,7 +23,6 @@ from .verdict import StopCause, Verdict, verdict
 _log = logging.getLogger(__name__)
 _MOST_UNSETTLED = 8
 _SMALL_VALUE_BYTES = 64 << 10
-_JOINED_TEXT = 64 << 10
 _AFTER_THE_END = (ev.Stream, ev.LogUpdate, ev.UsageUpdate)
 
 
@@ -58,7 +58,7 @@ class Supervision:
         self._complaint = ""
         self._grace_seconds = job.request.grace_seconds
         self._started: float | None = None
-        self._kept_bytes = 0
+        self._log = KeptLog(job.request.max_log_bytes)
         self._unsettled = 0
         self._settled = anyio.Event()
 
@@ -161,7 +161,6 @@ class Supervision:
         worker.stop(self._grace_seconds)
 
     def _take(self, reports: Sequence[Report]) -> None:
-        recorded: list[ev.AnyEvent] = []
         for report in reports:
             if self._terminal is not None and not isinstance(report, _AFTER_THE_END):
                 continue
@@ -170,42 +169,32 @@ class Supervision:
             elif isinstance(report, Value):
                 self.outcome[report.name] = report
                 if report.name:
-                    recorded.append(_output(report))
+                    self._log.put(_output(report))
             elif isinstance(report, FilePart):
-                recorded.extend(self._save(report))
+                self._save(report)
+            elif isinstance(report, ev.UsageUpdate):
+                self._measure(report)
             elif not isinstance(report, Ready):
-                self._keep(report, recorded)
-        if recorded:
+                self._log.add(report)
+        if recorded := self._log.take():
             self._append(recorded)
 
-    def _keep(self, event: ev.AnyEvent, recorded: list[ev.AnyEvent]) -> None:
-        """Add an event to the record, as long as the log may grow; text that goes on is joined."""
-        if isinstance(event, ev.UsageUpdate):
-            peak = max(event.peak_memory_bytes, event.memory_bytes, self.job.usage.peak_memory_bytes)
-            usage = Usage(event.memory_bytes, peak, event.cpu_seconds, event.processes)
-            self.job = msgspec.structs.replace(self.job, usage=usage)
-        limit = self.job.request.max_log_bytes
-        size = _size(event)
-        if self._kept_bytes + size > limit:
-            if self._kept_bytes <= limit:
-                self._kept_bytes = limit + 1
-                recorded.append(ev.Notification(content=f"Output beyond {limit:,} bytes is not kept.", code="NT-O01"))
-            return
-        self._kept_bytes += size
-        last = recorded[-1] if recorded else None
-        if isinstance(event, ev.Stream) and isinstance(last, ev.Stream) and _continues(last, event):
-            recorded[-1] = ev.Stream(name=event.name, text=last.text + event.text)
-        else:
-            recorded.append(event)
+    def _measure(self, event: ev.UsageUpdate) -> None:
+        peak = max(event.peak_memory_bytes, event.memory_bytes, self.job.usage.peak_memory_bytes)
+        usage = Usage(event.memory_bytes, peak, event.cpu_seconds, event.processes)
+        self.job = msgspec.structs.replace(self.job, usage=usage)
+        self._log.add(event)
 
-    def _save(self, part: FilePart) -> list[ev.AnyEvent]:
+    def _save(self, part: FilePart) -> None:
         try:
             path = self._assets.write(part.name, part.body or b"", last=part.last)
         except (InvalidRequest, OSError) as error:
-            return [ev.Notification(content=f"File {part.name!r} was not brought back: {error}", severity="error")]
-        if path is None:
-            return []
-        return [ev.OutputUpdate(output_name=path.name, output_type="file", metadata={"path": str(path)})]
+            said = f"File {part.name!r} was not brought back: {error}"
+            self._log.put(ev.Notification(content=said, severity="error"))
+        else:
+            if path is not None:
+                file = ev.OutputUpdate(output_name=path.name, output_type="file", metadata={"path": str(path)})
+                self._log.put(file)
 
     def _change(self, status: JobStatus, *, before: Sequence[ev.AnyEvent] = (), **changes: Any) -> None:
         job = advance(self.job, status, **changes)
@@ -253,18 +242,6 @@ class Supervision:
         self._unsettled -= 1
         self._settled.set()
         self._settled = anyio.Event()
-
-
-def _continues(last: ev.Stream, event: ev.Stream) -> bool:
-    return last.name == event.name and len(last.text) < _JOINED_TEXT
-
-
-def _size(event: ev.AnyEvent) -> int:
-    if isinstance(event, ev.Stream):
-        return len(event.text)
-    if isinstance(event, ev.Display):
-        return sum(len(part) if isinstance(part, str) else 256 for part in event.data.values())
-    return 128
 
 
 def _output(value: Value) -> ev.OutputUpdate:

@@ -1,0 +1,71 @@
+"""What of a job's reports is kept: text that goes on is joined, and a log that grows too long is cut."""
+
+from __future__ import annotations
+
+from . import events as ev
+from .quantities import format_size
+
+_JOINED_CHARACTERS = 64 << 10
+
+
+class KeptLog:
+    """Counts what a job's log holds, up to `max_bytes`; then one notification stands for the rest.
+
+    `add` takes events one by one, `take` gives what has come since the last time.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._cut = False
+        self._events: list[ev.AnyEvent] = []
+        self._name: ev.StreamName = "stdout"
+        self._texts: list[str] = []
+        self._characters = 0
+
+    def add(self, event: ev.AnyEvent) -> None:
+        """Keep an event, as long as the log may grow."""
+        self._bytes += _size(event)
+        if self._bytes > self._max_bytes:
+            if not self._cut:
+                self._cut = True
+                said = f"Output beyond {format_size(self._max_bytes)} is not kept."
+                self.put(ev.Notification(content=said, code="NT-O01"))
+        elif isinstance(event, ev.Stream):
+            self._join(event)
+        else:
+            self.put(event)
+
+    def put(self, event: ev.AnyEvent) -> None:
+        """Keep an event whatever the log's length."""
+        self._flush()
+        self._events.append(event)
+
+    def take(self) -> list[ev.AnyEvent]:
+        """What has come since the last time."""
+        self._flush()
+        taken, self._events = self._events, []
+        return taken
+
+    def _join(self, event: ev.Stream) -> None:
+        if self._texts and (event.name != self._name or self._characters > _JOINED_CHARACTERS):
+            self._flush()
+        self._name = event.name
+        self._texts.append(event.text)
+        self._characters += len(event.text)
+
+    def _flush(self) -> None:
+        if self._texts:
+            self._events.append(ev.Stream(name=self._name, text="".join(self._texts)))
+            self._texts, self._characters = [], 0
+
+
+def _size(event: ev.AnyEvent) -> int:
+    """About how many bytes an event takes in the log."""
+    if isinstance(event, ev.Stream):
+        return len(event.text)
+    if isinstance(event, ev.Display):
+        return sum(len(part) if isinstance(part, str) else 256 for part in event.data.values())
+    if isinstance(event, ev.LogUpdate | ev.Notification):
+        return len(event.content)
+    return 128
