@@ -1,0 +1,320 @@
+"""Jobs in SQLite or PostgreSQL. SQLAlchemy is imported when the store is opened."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JobExists, StorageFull, StoreError
+from ..events import AnyEvent
+from ..jobs import Job, JobStatus
+from .base import Change, Owner, conflict
+from .batches import Batch, cut, pack
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from .database import Database
+    from .rows import Statements
+
+_Row = tuple[Change, dict[str, Any], Batch | None]
+
+
+class SqlStore:
+    """A `JobStore` behind a SQLAlchemy URL (`sqlite:///…`, `postgresql://…`).
+
+    One connection is kept for writing, under a lock; readers have theirs from the pool.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+        self._engine: Engine | None = None
+        self._statements: Statements | None = None
+        self._writer: Any = None
+        self._in_doubt = False
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What `open` had to do."""
+        return tuple(self._database.warnings) if self._database is not None else ()
+
+    def open(self) -> None:
+        """Check or create the database and its tables; see `JobStore.open`."""
+        with self._lock:
+            if self._engine is not None:
+                return
+            from .rows import Statements
+
+            self._database = database = named_by(self._url)
+            engine = database.connect()
+            try:
+                self._prepare(database, engine)
+            except BaseException:
+                engine.dispose()
+                raise
+            self._statements = Statements(engine.dialect, database.insert)
+            self._engine = engine
+            database.keep_room()
+
+    def close(self) -> None:
+        """Give back every connection."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+            self._drop_writer()
+            if engine is not None:
+                engine.dispose()
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Write all changes in one transaction; see `JobStore.commit`."""
+        from .rows import changing
+
+        rows = [(change, changing(change.job), pack(change)) for change in changes]
+        try:
+            self._commit(rows)
+        except StorageFull:
+            database, _ = self._opened()
+            if not any(change.job.status.final for change in changes) or not database.make_room():
+                raise
+            self._commit(rows)
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with exactly this id."""
+        from sqlalchemy import select
+
+        from .rows import job_in, plain
+        from .tables import jobs
+
+        with self._reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == plain(job_id))).one_or_none()
+        return None if row is None else job_in(row)
+
+    def find(
+        self,
+        *,
+        user: str | None = None,
+        owner: str | None = None,
+        statuses: Collection[JobStatus] | None = None,
+        prefix: str = "",
+        work_hash: str = "",
+        limit: int = 100,
+        before: float | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first; see `JobStore.find`."""
+        from .rows import job_in, selection
+
+        query = selection(
+            user=user, owner=owner, statuses=statuses, prefix=prefix, work_hash=work_hash, limit=limit, before=before
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [job_in(row) for row in rows]
+
+    def read(self, job_id: str, *, after: int = 0, limit: int = 10_000) -> list[AnyEvent]:
+        """Events above `after`, at most `limit`."""
+        from sqlalchemy import select
+
+        from .rows import plain
+        from .tables import batches
+
+        columns = batches.c
+        query = (
+            select(columns.first_seq, columns.last_seq, columns.events)
+            .where(columns.job_id == plain(job_id), columns.last_seq > after, columns.first_seq <= after + limit)
+            .order_by(columns.last_seq)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return cut(((first, last, bytes(blob)) for first, last, blob in rows), after, limit)
+
+    def register(self, owner: Owner) -> None:
+        """Make a manager known."""
+        from .rows import owner_row
+
+        with self._writing() as (cursor, statements):
+            cursor.execute(statements.register, owner_row(owner))
+
+    def unregister(self, owner_id: str) -> None:
+        """Forget a manager."""
+        from .rows import plain
+
+        with self._writing() as (cursor, statements):
+            cursor.execute(statements.unregister, {"which": plain(owner_id)})
+
+    def heartbeat(self, owner_id: str) -> bool:
+        """Say that a manager lives; also sees to it that there is room for the worst case again."""
+        from .rows import plain
+
+        with self._writing() as (cursor, statements):
+            cursor.execute(statements.heartbeat, {"which": plain(owner_id)})
+            known = bool(cursor.rowcount)
+        self._opened()[0].keep_room()
+        return known
+
+    def owners(self) -> list[Owner]:
+        """Every manager that is registered."""
+        from sqlalchemy import select
+
+        from .tables import owners
+
+        with self._reading() as connection:
+            rows = connection.execute(select(owners)).all()
+        return [Owner(**row._mapping) for row in rows]
+
+    def delete(self, job_ids: Collection[str]) -> int:
+        """Remove final jobs with their events."""
+        from .rows import plain
+
+        which = [{"which": plain(job_id)} for job_id in sorted(set(job_ids))]
+        gone = 0
+        with self._writing() as (cursor, statements):
+            for row in which:
+                cursor.execute(statements.delete_batches, row)
+                cursor.execute(statements.delete_job, row)
+                gone += cursor.rowcount
+        return gone
+
+    def _commit(self, rows: Sequence[_Row]) -> None:
+        with self._writing() as (cursor, statements):
+            for change, changing, batch in rows:
+                if not self._write(cursor, statements, change, changing):
+                    self._explain_refusal(cursor, statements, change, changing)
+                elif batch is not None:
+                    first, last, blob = batch
+                    row = {"job_id": changing["id"], "first_seq": first, "last_seq": last, "events": blob}
+                    cursor.execute(statements.insert_batch, row)
+
+    def _write(self, cursor: Any, statements: Statements, change: Change, changing: dict[str, Any]) -> bool:
+        """Whether the job's row was taken."""
+        from .rows import lasting
+
+        if change.expected_version == 0:
+            cursor.execute(statements.insert_job, {**changing, **lasting(change.job)})
+        else:
+            seen = change.job.last_seq - len(change.events)
+            expected = {**changing, "which": changing["id"], "expected": change.expected_version, "seen": seen}
+            cursor.execute(statements.update_job, expected)
+        return bool(cursor.rowcount == 1)
+
+    def _explain_refusal(self, cursor: Any, statements: Statements, change: Change, changing: dict[str, Any]) -> None:
+        from .rows import changing as columns
+        from .rows import job_in
+
+        cursor.execute(statements.stored_job, {"which": changing["id"]})
+        row = cursor.fetchone()
+        stored = None if row is None else job_in(row)
+        if self._in_doubt and stored is not None and columns(stored) == changing:
+            return  # the commit whose answer was lost had been taken after all
+        if change.expected_version == 0:
+            raise JobExists(change.job.id)
+        raise conflict(change, stored)
+
+    def _prepare(self, database: Database, engine: Engine) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from .tables import bring_up_to_date
+
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql(database.begin)
+                if engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7238153)")
+                bring_up_to_date(connection, database.where)
+                connection.commit()
+        except SQLAlchemyError as error:
+            raise database.explain(getattr(error, "orig", None) or error) from error
+
+    def _opened(self) -> tuple[Database, Engine]:
+        if self._engine is None or self._database is None:
+            raise StoreError("The job store is not open. Call open() first.")
+        return self._database, self._engine
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        database, engine = self._opened()
+        try:
+            with engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise database.explain(getattr(error, "orig", None) or error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Any, Statements]]:
+        """A cursor in a transaction of its own on the writing connection."""
+        with self._lock:
+            database, engine = self._opened()
+            database.check()
+            assert self._statements is not None
+            committing = False
+            try:
+                connection = self._connected(engine)
+                cursor = connection.cursor()
+                cursor.execute(database.begin)
+                yield cursor, self._statements
+                committing = True
+                connection.commit()
+            except database.error as error:
+                lost = database.lost(error)
+                self._in_doubt = committing and lost
+                self._roll_back(database, drop=lost)
+                raise database.explain(error) from error
+            except BaseException:
+                self._roll_back(database, drop=False)
+                raise
+            self._in_doubt = False
+
+    def _connected(self, engine: Engine) -> Any:
+        if self._writer is None:
+            from sqlalchemy.exc import DBAPIError
+
+            try:
+                self._writer = engine.raw_connection()
+            except DBAPIError as error:
+                raise error.orig or error from error
+        return self._writer.driver_connection
+
+    def _roll_back(self, database: Database, *, drop: bool) -> None:
+        with suppress(database.error):
+            if self._writer is not None:
+                self._writer.driver_connection.rollback()
+        if drop:
+            self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.invalidate()
+
+
+def named_by(url: str) -> Database:
+    """The database that a URL names. Raises `StoreError` that doesn't show its password."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    shown = re.sub(r"//[^/@]*@", "//***@", url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise StoreError(
+            f"NODETOOL_DATABASE_URL {shown!r} is not a URL of a database. Write sqlite:////path/to/jobs.sqlite or "
+            "postgresql://user@host/database."
+        ) from None
+    kind = parsed.drivername.partition("+")[0]
+    if kind == "sqlite":
+        from .sqlite import SqliteDatabase
+
+        return SqliteDatabase(parsed)
+    if kind in {"postgresql", "postgres"}:
+        from .postgres import PostgresDatabase
+
+        return PostgresDatabase(parsed)
+    raise StoreError(
+        f"NODETOOL_DATABASE_URL {shown!r} names a database of kind {kind!r}, which can't hold jobs. "
+        "Use sqlite:////path/to/jobs.sqlite or postgresql://user@host/database."
+    )
