@@ -1,1 +1,3 @@
-"""What runs inside a job: standard library only on the boot path."""
+"""What runs inside a job; the standard library only, as long as a cell asks for no more."""
+
+PROTOCOL = 1

@@ -12,16 +12,21 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-PROTOCOL = 1
+from . import PROTOCOL as PROTOCOL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing `typing` would double the time that a worker takes to boot
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
 PREFIX = struct.Struct("!II")
 MAX_HEADER_BYTES = 8 << 20
 MAX_BODY_BYTES = 4_294_967_295
 _MAPPED_FROM = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class WireError(Exception):
@@ -29,9 +34,15 @@ class WireError(Exception):
 
 
 def encode(header: dict[str, Any], body: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The buffers to write for one frame; the body's buffers are not copied."""
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    data = text.encode("utf-8", "backslashreplace")
+    """The buffers to write for one frame; the body's buffers are not copied.
+
+    Half of a surrogate pair, which no strict reader takes, becomes U+FFFD.
+    """
+    text = _dumps(header)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        data = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
     size = sum(memoryview(part).nbytes for part in body)
     if len(data) > MAX_HEADER_BYTES or size > MAX_BODY_BYTES:
         raise WireError(f"a frame of {len(data)} + {size} bytes is too large")

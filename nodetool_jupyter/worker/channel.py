@@ -1,0 +1,236 @@
+"""A worker's end of the private channel: frames in program order, whatever interrupts the code that sends them.
+
+A signal handler may raise, or print, in the middle of a write. So what is to be sent stands in one queue, and how
+much of it was sent is counted inside the same C call as the write: an exception never tears a frame, a handler's
+own output queues up behind it, and nothing is lost or sent twice.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import RLock, allocate_lock, start_new_thread
+from collections import deque
+from time import monotonic, sleep
+
+from . import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .current import Report
+    from .wire import Buffer
+
+TEXT_BYTES = 64 << 10
+_COALESCE_SECONDS = 0.010
+_PROMPT_SENDS = 16
+_DESCRIPTORS = {"stdout": 1, "stderr": 2}
+
+
+class _Text:
+    """Text that waits for more of the same stream; nothing is added once it is closed."""
+
+    __slots__ = ("closed", "name", "parts")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.parts = [text]
+        self.closed = False
+
+
+class _Bytes:
+    """A part of the stream that is ready to be sent, and where it begins in the stream once that is known."""
+
+    __slots__ = ("start", "view")
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.view = memoryview(buffer).cast("B")
+        self.start = -1
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Text cut so that no piece is larger than 64 KiB."""
+    step = TEXT_BYTES if text.isascii() else TEXT_BYTES // 4
+    for start in range(0, len(text), step):
+        yield text[start : start + step]
+
+
+class Channel:
+    """Sends frames on a descriptor; blocks while the parent does not read. Safe from any thread.
+
+    When the descriptor was closed or replaced by the job's own code, everything is dropped: the parent sees
+    the end of the channel and decides. In a forked child, text goes to descriptors 1 and 2, the rest nowhere.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._identity = self._identify()
+        self._lock = RLock()
+        self._queue: deque[_Text | _Bytes] = deque()
+        self._counts: deque[int] = deque([0])
+        self._sending = False
+        self._waiting = 0
+        self._window, self._prompt = 0.0, 0
+        self._bell = allocate_lock()
+        self._bell.acquire()
+        self._timer_runs = False
+        self._calls: list[tuple[float, Callable[[], None]]] = []
+        self._gone = self._forked = False
+
+    def write(self, name: str, text: str) -> None:
+        """Send text; lines at once as long as they are few, else gathered for 10 ms."""
+        if self._forked:
+            self._write_plainly(name, text)
+            return
+        with self._lock:
+            tail = self._queue[-1] if self._queue else None
+            if type(tail) is _Text and tail.name == name and not tail.closed:
+                tail.parts.append(text)
+            else:
+                self._queue.append(_Text(name, text))
+            self._waiting += len(text)
+            if self._waiting >= TEXT_BYTES or ("\n" in text and self._may_send_now()):
+                self._send()
+                return
+        self._ring()
+
+    def emit(self, report: Report, body: Sequence[Buffer] | None = None) -> None:
+        """Send one frame after everything that was written before."""
+        if self._forked or self._gone:
+            return
+        buffers = wire.encode(report, body or ())
+        with self._lock:
+            self._queue.extend(list(map(_Bytes, buffers)))
+            self._send()
+
+    def flush(self) -> None:
+        """Send the text that waits."""
+        if not self._forked:
+            with self._lock:
+                self._send()
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back once on the timer's thread."""
+        self._calls.append((monotonic() + seconds, callback))
+        self._ring()
+
+    def read(self) -> tuple[Report, memoryview] | None:
+        """The next frame from the parent; `None` when the parent is gone."""
+        try:
+            return wire.read(self._fd)
+        except (OSError, wire.WireError):
+            return None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the job's own code closed the descriptor or put something else there."""
+        return self._identify() != self._identity
+
+    def close(self) -> None:
+        """Send what waits and end the stream."""
+        self.flush()
+        self._gone = True
+        if not self._forked and not self.replaced:
+            os.close(self._fd)
+
+    def after_fork(self) -> None:
+        """Leave the channel to the process that owns it; called in a forked child."""
+        self._forked = True
+        self._lock = RLock()
+        self._queue.clear()
+        if not self.replaced:
+            os.close(self._fd)
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _may_send_now(self) -> bool:
+        now = monotonic()
+        if now - self._window >= _COALESCE_SECONDS:
+            self._window, self._prompt = now, 0
+        self._prompt += 1
+        return self._prompt <= _PROMPT_SENDS
+
+    def _send(self) -> None:
+        """Send all that is queued; the lock is held. Returns at once inside a handler that interrupted a send."""
+        if self._sending:
+            return
+        self._sending = True
+        try:
+            self._waiting = 0
+            while self._queue and not self._gone:
+                self._advance(self._queue[0])
+        finally:
+            self._sending = False
+
+    def _advance(self, head: _Text | _Bytes) -> None:
+        if type(head) is _Text:
+            head.closed = True
+            self._queue[0] = _Bytes(_stream_frames(head.name, "".join(head.parts)))
+            return
+        assert type(head) is _Bytes
+        if len(self._counts) > 64:
+            self._counts = deque([sum(self._counts)])
+        if head.start < 0:
+            head.start = sum(self._counts)
+        sent = sum(self._counts) - head.start
+        if sent >= head.view.nbytes:
+            self._queue.popleft()
+        elif self.replaced:
+            self._lose()
+        else:
+            self._write_part(head.view[sent : sent + (1 << 20)])
+
+    def _write_part(self, part: memoryview) -> None:
+        try:
+            # the count is kept by the call that wrote: no handler runs between the two
+            self._counts.extend(map(os.write, (self._fd,), (part,)))
+        except BlockingIOError:
+            from select import select
+
+            select([], [self._fd], [])
+        except OSError:
+            self._lose()
+
+    def _lose(self) -> None:
+        self._gone = True
+        self._queue.clear()
+
+    def _write_plainly(self, name: str, text: str) -> None:
+        view = memoryview(text.encode("utf-8", "replace"))
+        try:
+            while view:
+                view = view[os.write(_DESCRIPTORS[name], view) :]
+        except OSError:
+            return
+
+    def _ring(self) -> None:
+        if not self._timer_runs:
+            self._timer_runs = True
+            start_new_thread(self._run_timer, ())
+        if self._bell.locked():
+            try:
+                self._bell.release()
+            except RuntimeError:  # another thread rang first
+                return
+
+    def _run_timer(self) -> None:
+        while not self._forked:
+            self._bell.acquire()
+            while True:
+                sleep(_COALESCE_SECONDS)
+                now = monotonic()
+                for call in [call for call in self._calls if call[0] <= now]:
+                    self._calls.remove(call)
+                    call[1]()
+                self.flush()
+                if not self._calls:
+                    break
+
+
+def _stream_frames(name: str, text: str) -> bytes:
+    return b"".join(wire.encode({"type": "stream", "name": name, "text": piece})[0] for piece in pieces(text))

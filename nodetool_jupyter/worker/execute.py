@@ -1,0 +1,106 @@
+"""Compile and run somebody else's code; the one place of a worker that catches whatever it raises."""
+
+from __future__ import annotations
+
+import sys
+from _ast import Expr, Expression, Module, PyCF_ALLOW_TOP_LEVEL_AWAIT, PyCF_ONLY_AST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import CodeType
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
+_CO_COROUTINE = 0x80
+
+
+def attempt(function: Callable[..., T], *arguments: Any) -> tuple[T | None, Exception | None]:
+    """The result of code that is not ours, or what it raised; an interrupt and an exit pass through."""
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        return None, error
+
+
+def attempt_all(function: Callable[..., T], *arguments: Any) -> tuple[T | None, BaseException | None]:
+    """The same, and nothing passes through."""
+    try:
+        return function(*arguments), None
+    except BaseException as error:
+        return None, error
+
+
+class Cell:
+    """A cell's code, compiled: its statements, then the expression whose value it shows, if any.
+
+    Raises `SyntaxError`, `ValueError` (a null byte) and the like on construction, as `compile` does.
+    """
+
+    def __init__(self, code: str, filename: str) -> None:
+        tree: Module = compile(code, filename, "exec", PyCF_ONLY_AST | PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
+        if last is not None and _is_silenced(code, last):
+            tree.body.append(last)
+            last = None
+        self._body = _compile(tree, filename, "exec") if tree.body else None
+        self._last = _compile(Expression(last.value), filename, "eval") if isinstance(last, Expr) else None
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it has an `await` of its own."""
+        return any(part is not None and part.co_flags & _CO_COROUTINE for part in (self._body, self._last))
+
+    def run(self, namespace: dict[str, Any]) -> Any:
+        """The value of the last expression; `None` when there is none, or a `;` behind it."""
+        if self._body is not None:
+            exec(self._body, namespace)  # noqa: S102 - the job's purpose
+        return eval(self._last, namespace) if self._last is not None else None  # noqa: S307 - the same
+
+    async def run_async(self, namespace: dict[str, Any]) -> Any:
+        """The same for a cell that awaits."""
+        value = None
+        for part in (self._body, self._last):
+            if part is not None:
+                value = eval(part, namespace)  # noqa: S307 - the job's purpose
+                if part.co_flags & _CO_COROUTINE:
+                    value = await value
+        return value if self._last is not None else None
+
+
+def _compile(tree: Module | Expression, filename: str, mode: str) -> CodeType:
+    code: CodeType = compile(tree, filename, mode, PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
+    return code
+
+
+def _is_silenced(code: str, last: Expr) -> bool:
+    """Whether a `;` follows the last expression."""
+    lines = code.encode().split(b"\n")
+    behind = lines[(last.end_lineno or 1) - 1][last.end_col_offset :]
+    return behind.lstrip().startswith(b";")
+
+
+def run_on_a_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end on an event loop of its own; tasks that it leaves behind are cancelled."""
+    import asyncio
+
+    with asyncio.Runner() as runner:
+        return runner.run(coroutine)
+
+
+def remember_source(filename: str, code: str) -> None:
+    """Let tracebacks and `inspect` find the cell's lines."""
+    import linecache
+
+    linecache.cache[filename] = (len(code), None, code.splitlines(True), filename)
+
+
+def is_plain_exit(error: BaseException | None) -> bool:
+    """Whether this is `sys.exit()` or `sys.exit(0)`: an end in order."""
+    return isinstance(error, SystemExit) and error.code in (None, 0) and error.code is not False
+
+
+def own_folder() -> str:
+    """The folder of this package's worker code; its frames are not the person's."""
+    return sys._getframe().f_code.co_filename.rpartition("/")[0]

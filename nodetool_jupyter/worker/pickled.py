@@ -1,0 +1,107 @@
+"""Values that may be any object: by pickle with large buffers apart, and by nothing more than needed.
+
+Decoding runs code of whoever made the bytes; only `transfer` and the notebook decide when that is allowed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from functools import partial
+
+from . import values
+from .execute import attempt
+from .values import BadValue, CannotTravel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .values import Encoded, Received
+    from .wire import Buffer
+
+_ALIGNMENT = 64
+_APART_FROM_BYTES = 4096
+_MOST_JSON_ITEMS = 10_000
+
+
+def encode(name: str, value: object, *, max_bytes: int) -> Encoded:
+    """The fields of `frames.Value` (without `body`) and the buffers. Raises `CannotTravel`.
+
+    Plain values go as `values.encode` sends them. Buffers of a pickle are not copied, so the value must not
+    change before they are sent; each is preceded by padding that keeps it aligned.
+    """
+    if values.fits_json(value, most_items=_MOST_JSON_ITEMS) or type(value).__module__ in ("numpy", "builtins"):
+        try:
+            return values.encode(name, value, max_bytes=max_bytes)
+        except CannotTravel as error:
+            if "pickle" not in error.why:
+                raise
+    return values.finish(name, value, ("pickle", {}, _pickle(name, value)), max_bytes)
+
+
+def decode(value: Received) -> object:
+    """The object, by pickle or as `values.decode` does; numpy arrays lie on the received bytes themselves."""
+    if value.format != "pickle":
+        return values.decode(value)
+    view = memoryview(value.body).cast("B")
+    if sum(value.sizes) != view.nbytes or len(value.sizes) % 2 != 1 or min(value.sizes) < 0:
+        raise BadValue(f"Value {value.name!r} has sizes that don't fit its {view.nbytes} bytes.")
+    parts = []
+    for size in value.sizes:
+        parts.append(view[:size])
+        view = view[size:]
+    return pickle.loads(parts[0], buffers=parts[2::2])  # noqa: S301 - the caller's decision
+
+
+def encode_input(name: str, value: object, *, max_bytes: int, version_neutral: bool = False) -> Encoded:
+    """An input on its way into a job: the fields of `frames.Value` (without `body`) and its buffers.
+
+    `version_neutral`: for an interpreter of another minor version; only what `values` knows. Raises
+    `ValueCannotTravel` with the variable's name, type and size.
+    """
+    from ..errors import ValueCannotTravel
+
+    try:
+        if version_neutral:
+            return values.encode(name, value, max_bytes=max_bytes)
+        return encode(name, value, max_bytes=max_bytes)
+    except CannotTravel as error:
+        why, remedy = error.why, error.remedy
+        if version_neutral and "pickle" in why:
+            why = "between two versions of Python only numbers, text, lists and dicts, bytes and numpy arrays travel"
+            remedy = "Send one of these, or use the kernel's own Python"
+        raise ValueCannotTravel(name, error.type_name, error.size, why, remedy) from None
+
+
+def _pickle(name: str, value: object) -> list[Buffer]:
+    kept: list[memoryview] = []
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= _APART_FROM_BYTES:
+            kept.append(raw)
+        return raw.nbytes < _APART_FROM_BYTES
+
+    pickler: Any = pickle
+    try:
+        import cloudpickle
+
+        pickler = cloudpickle
+    except ImportError:
+        pass
+    data, error = attempt(partial(pickler.dumps, value, protocol=5, buffer_callback=keep_inside))
+    if isinstance(error, MemoryError):
+        raise error
+    if data is None:
+        recursive = isinstance(error, RecursionError)
+        why = (
+            "it refers to itself too deeply" if recursive else f"it can't be pickled ({type(error).__name__}: {error})"
+        )
+        raise CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it") from error
+    buffers: list[Buffer] = [data]
+    end = len(data)
+    for raw in kept:
+        padding = -end % _ALIGNMENT
+        buffers += [bytes(padding), raw]
+        end += padding + raw.nbytes
+    return buffers

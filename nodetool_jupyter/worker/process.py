@@ -1,0 +1,189 @@
+"""A job in a process of its own: the environment that its code finds, and how the process ends."""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import faulthandler
+import io
+import os
+import signal
+import sys
+from _thread import start_new_thread
+from time import sleep
+
+from . import display, figures, logs, progress, shell
+from .cell import run_cell
+from .current import Inside, claim_process, current
+from .execute import Cell, attempt_all, is_plain_exit, remember_source, run_on_a_loop
+from .imports import when_imported
+from .streams import JobStream
+from .transfer import Packer, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+    from typing import Any, NoReturn
+
+    from .channel import Channel
+    from .current import Report
+
+    Inputs = list[tuple[Report, memoryview]]
+
+_TERMINATED = 128 + signal.SIGTERM
+_ORPHAN_SECONDS = 1.0
+
+
+class _Place:
+    """A process that belongs to the job alone."""
+
+    bundle = staticmethod(display.bundle)
+    flush_figures = staticmethod(figures.flush)
+    run_async = staticmethod(run_on_a_loop)
+
+
+def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
+    """Run the work of one `run` frame to its end and report it; the exit code."""
+    pid = os.getpid()
+    inside = Inside(channel, Packer(run["profile"], run["max_transfer_bytes"]))
+    claim_process(inside)
+    _watch_parent(channel)
+    _claim_streams(channel)
+    _claim_process(channel, pid)
+    _, error = attempt_all(_work, run, inputs, inside)
+    if os.getpid() != pid:
+        os._exit(0 if is_plain_exit(error) or error is None else 1)
+    if error is None or is_plain_exit(error):
+        _, error = attempt_all(_end_threads)
+    progress.finish(inside)
+    report = _terminal(error)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel.emit(report)
+    attempt_all(atexit._run_exitfuncs)
+    attempt_all(_flush_files)
+    channel.close()
+    return 0 if report["type"] == "returned" else 1
+
+
+def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
+    _take_surroundings(run)
+    main = _make_main()
+    for header, body in inputs:
+        main.__dict__[header["name"]] = unpack(header, body)
+    inputs.clear()
+    filename = run["filename"]
+    when_imported("linecache", lambda _: remember_source(filename, run["code"]))
+    signal.signal(signal.SIGTERM, _terminate)
+    cell = Cell(run["code"], filename)
+    run_cell(cell, main.__dict__, outputs=run["outputs"], inside=inside, place=_Place())
+
+
+def _take_surroundings(run: Report) -> None:
+    """Site packages, then the kernel's own path, secrets, and what libraries are to find."""
+    import site
+
+    site.main()
+    if run["sys_path"] is not None:
+        sys.path[:] = run["sys_path"]
+    os.environ.update(run["secrets"])
+    builtins.input = refuse_input
+    when_imported("getpass", lambda module: setattr(module, "getpass", refuse_input))
+    when_imported("subprocess", _let_children_boot_normally)
+    shell.install()
+    figures.install()
+    progress.install()
+    logs.install()
+
+
+def refuse_input(*_: object, **__: object) -> NoReturn:
+    """What `input()` is in a job."""
+    raise RuntimeError("input() does not work in a job: nobody is there to answer. Pass the value with --in.")
+
+
+def _let_children_boot_normally(module: Any) -> None:
+    """Keep `-I -S`, which only our boot needs, from the interpreters that the job's code starts."""
+    flags = module._args_from_interpreter_flags
+    module._args_from_interpreter_flags = lambda: [flag for flag in flags() if flag not in ("-I", "-S")]
+
+
+def _make_main() -> ModuleType:
+    main: ModuleType = type(sys)("__main__")
+    main.__dict__.update(__builtins__=builtins, __annotations__={})
+    _kept.append(sys.modules["__main__"])
+    sys.modules["__main__"] = main
+    return main
+
+
+_kept: list[ModuleType] = []
+
+
+def _claim_streams(channel: Channel) -> None:
+    sys.stdout = JobStream("stdout", channel, 1)
+    sys.stderr = JobStream("stderr", channel, 2)
+    faulthandler.enable(2)
+
+
+def _claim_process(channel: Channel, pid: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def forked() -> None:
+        channel.after_fork()
+        claim_process(None)
+        if signal.getsignal(signal.SIGTERM) is _terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=forked)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """The default answer to SIGTERM: unwind, so that `finally` and `atexit` run."""
+    inside = current()
+    if inside is not None:
+        inside.cancelled = True
+    raise SystemExit(_TERMINATED)
+
+
+def _watch_parent(channel: Channel) -> None:
+    """Stop when the channel ends: nobody is there any more."""
+
+    def watch() -> None:
+        while channel.read() is not None:
+            pass
+        if channel.replaced:
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+        sleep(_ORPHAN_SECONDS)
+        os._exit(_TERMINATED)
+
+    start_new_thread(watch, ())
+
+
+def _end_threads() -> None:
+    """Wait for the threads that the job's code left running, as the end of a script does."""
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
+
+
+def _flush_files() -> None:
+    """What the end of an interpreter does for files that were left open; ours leaves by `os._exit`."""
+    import gc
+
+    tempfile = sys.modules.get("tempfile")
+    kept = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+    removed = (tempfile._TemporaryFileWrapper, tempfile.SpooledTemporaryFile) if tempfile is not None else ()
+    for thing in gc.get_objects():
+        if type(thing) in kept:
+            attempt_all(thing.flush)
+    for thing in gc.get_objects() if removed else ():
+        if type(thing) in removed:
+            attempt_all(thing.close)
+
+
+def _terminal(error: BaseException | None) -> Report:
+    if error is None or is_plain_exit(error):
+        return {"type": "returned"}
+    from .tracebacks import describe
+
+    stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == _TERMINATED)
+    return describe(error, cancelled=stopped)

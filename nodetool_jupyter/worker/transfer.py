@@ -1,0 +1,61 @@
+"""Which way a job's values travel: decided by its profile, never by what a frame says."""
+
+from __future__ import annotations
+
+from . import values
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .current import Report
+
+_PICKLES_OUT = ("trusted", "default")
+
+
+class Packer:
+    """Makes a value's frame; pickles only where the other side will decode it."""
+
+    def __init__(self, profile: str, max_bytes: int) -> None:
+        self._pickles = profile in _PICKLES_OUT
+        self._max_bytes = max_bytes
+
+    def __call__(self, name: str, value: object) -> tuple[Report, Any]:
+        if self._pickles:
+            from . import pickled
+
+            fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes)
+        else:
+            fields, buffers = values.encode(name, value, max_bytes=self._max_bytes)
+        return {"type": "value", **fields}, buffers
+
+
+class InputNotReadable(RuntimeError):
+    """A value that the notebook sent can't be unpacked in this interpreter."""
+
+    def __init__(self, name: str, type_name: str, why: str) -> None:
+        super().__init__(f"Variable {name!r} ({type_name}) can't be unpacked in the job: {why}.")
+
+
+class _Received:
+    """A value frame in the shape that the decoders take."""
+
+    def __init__(self, header: Report, body: memoryview) -> None:
+        self.name: str = header["name"]
+        self.format: str = header["format"]
+        self.type_name: str = header.get("type_name", "")
+        self.sizes: list[int] = header.get("sizes", [])
+        self.meta: dict[str, Any] = header.get("meta", {})
+        self.body = body
+
+
+def unpack(header: Report, body: memoryview) -> object:
+    """An input from the notebook; raises `InputNotReadable` in a sentence that names it."""
+    from .execute import attempt
+    from .pickled import decode
+
+    received = _Received(header, body)
+    found, error = attempt(decode, received)
+    if error is not None:
+        raise InputNotReadable(received.name, received.type_name, f"{type(error).__name__}: {error}") from error
+    return found

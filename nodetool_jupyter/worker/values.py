@@ -1,0 +1,285 @@
+"""Values to bytes and back without pickle: JSON, bytes, typed arrays and, on request, Arrow.
+
+Nothing that is decoded here can run code. What was said about a value (`meta`) is checked against what came.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Protocol
+
+    from .wire import Buffer
+
+    Fields = dict[str, Any]
+    Encoded = tuple[Fields, list[Buffer]]
+
+    class Received(Protocol):
+        """A value as it came: `frames.Value` has this shape."""
+
+        name: str
+        format: Any
+        sizes: Sequence[int]
+        meta: dict[str, Any]
+        body: Any
+
+
+MOST_DEPTH = 64
+_MOST_DIMENSIONS = 64
+_DTYPE = re.compile(
+    r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)|[<>][mM]8(?:\[\w+\])?|\|S\d{1,9}|[<>]U\d{1,9}"
+)
+
+
+class CannotTravel(TypeError):
+    """A value that can't leave the place where it is; names the variable, its type and its size."""
+
+    def __init__(self, name: str, value: object, why: str, remedy: str) -> None:
+        self.name = name
+        self.type_name = type_name(value)
+        self.size = size_text(size_of(value))
+        self.why = why.rstrip(".")
+        self.remedy = remedy.rstrip(".")
+        which = f"Variable {name!r}" if name else "The value of the last expression"
+        super().__init__(
+            f"{which} ({self.type_name}, {self.size}) can't come back from the job: {self.why}. {self.remedy}."
+        )
+
+
+class BadValue(ValueError):
+    """Bytes that are not what they are said to be."""
+
+
+def type_name(value: object) -> str:
+    """The value's type as a person writes it: `int`, `pandas.DataFrame`."""
+    kind = type(value)
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def size_of(value: object) -> int:
+    """About how many bytes a value takes, without looking inside containers."""
+    try:
+        counted = getattr(value, "nbytes", None)
+        return counted if type(counted) is int else sys.getsizeof(value)
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        return 0
+
+
+def size_text(size: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def encode(name: str, value: object, *, max_bytes: int, arrow: bool = False) -> Encoded:
+    """The fields of `frames.Value` (without `body`) and the buffers. Raises `CannotTravel`."""
+    found = _as_bytes(value) or _as_array(value) or (_as_arrow(value) if arrow else None) or _as_json(value)
+    if found is None:
+        raise CannotTravel(
+            name,
+            value,
+            "without pickle only numbers, text, lists and dicts of them, bytes and numpy arrays travel",
+            "Send one of these, or use --profile trusted",
+        )
+    return finish(name, value, found, max_bytes)
+
+
+def finish(name: str, value: object, found: tuple[str, Fields, list[Buffer]], max_bytes: int) -> Encoded:
+    """Fields and buffers, if they are not too large."""
+    kind, meta, buffers = found
+    sizes = [memoryview(buffer).nbytes for buffer in buffers]
+    if sum(sizes) > max_bytes:
+        raise CannotTravel(
+            name,
+            value,
+            f"{size_text(sum(sizes))} is more than the {size_text(max_bytes)} that a value may have",
+            "Write it to a file and pass its path, or raise --max-transfer",
+        )
+    fields = {"name": name, "format": kind, "type_name": type_name(value), "sizes": sizes, "meta": meta}
+    return fields, buffers
+
+
+def decode(value: Received) -> object:
+    """The object. Raises `BadValue` when the bytes are not what their description says."""
+    if value.format == "object":
+        return value.body
+    view = memoryview(value.body).cast("B")
+    if sum(value.sizes) != view.nbytes or min(value.sizes, default=0) < 0:
+        raise BadValue(f"Value {value.name!r} has {view.nbytes} bytes, not the {sum(value.sizes)} that it announced.")
+    decoders = {"json": _from_json, "bytes": _from_bytes, "numpy": _from_array, "arrow": _from_arrow}
+    if value.format not in decoders:
+        raise BadValue(f"Value {value.name!r} came as {value.format!r}, which is not decoded here.")
+    return decoders[value.format](view, value.meta)
+
+
+def _as_bytes(value: object) -> tuple[str, Fields, list[Buffer]] | None:
+    if type(value) is bytes or type(value) is bytearray:
+        return "bytes", {"kind": type(value).__name__}, [value]
+    return None
+
+
+def _from_bytes(view: memoryview, meta: Fields) -> object:
+    return bytearray(view) if meta.get("kind") == "bytearray" else bytes(view)
+
+
+def _as_array(value: object) -> tuple[str, Fields, list[Buffer]] | None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(value).__module__ != "numpy":
+        return None
+    is_scalar = isinstance(value, numpy.generic)
+    array = numpy.asarray(value) if is_scalar else value
+    if type(array) is not numpy.ndarray or not _DTYPE.fullmatch(array.dtype.str) or array.dtype.metadata:
+        return None
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    flat = numpy.ascontiguousarray(array.T if fortran else array).reshape(-1)
+    meta = {"dtype": array.dtype.str, "shape": list(array.shape), "order": "F" if fortran else "C", "scalar": is_scalar}
+    return "numpy", meta, [memoryview(flat.view(numpy.uint8)) if flat.nbytes else b""]
+
+
+def _from_array(view: memoryview, meta: Fields) -> object:
+    """An array on the received bytes themselves: nothing is copied, and it can be written to."""
+    kind, shape = meta.get("dtype"), meta.get("shape")
+    if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
+        raise BadValue(f"An array of type {kind!r} is not accepted.")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
+        raise BadValue("An array came with a shape that is none.")
+    import numpy
+
+    try:
+        dtype = numpy.dtype(kind)
+    except TypeError as error:
+        raise BadValue(f"An array of type {kind!r} is not accepted: {error}.") from None
+    if math.prod(shape) * dtype.itemsize != view.nbytes:
+        raise BadValue(f"An array of shape {tuple(shape)} and type {kind!r} does not have {view.nbytes} bytes.")
+    flat = numpy.frombuffer(view, numpy.uint8).view(dtype) if view.nbytes else numpy.empty(math.prod(shape), dtype)
+    array = flat.reshape(shape[::-1]).T if meta.get("order") == "F" else flat.reshape(shape)
+    return array[()] if meta.get("scalar") is True and not shape else array
+
+
+def _as_arrow(value: object) -> tuple[str, Fields, list[Buffer]] | None:
+    if type_name(value) not in ("pyarrow.lib.Table", "pandas.DataFrame", "pandas.core.frame.DataFrame"):
+        return None
+    import pyarrow
+
+    is_table = isinstance(value, pyarrow.Table)
+    table = value if is_table else pyarrow.Table.from_pandas(value)
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return "arrow", {"kind": "table" if is_table else "dataframe"}, [memoryview(sink.getvalue())]
+
+
+def _from_arrow(view: memoryview, meta: Fields) -> object:
+    import pyarrow
+
+    try:
+        with pyarrow.ipc.open_stream(pyarrow.py_buffer(view)) as reader:
+            if any(isinstance(field.type, pyarrow.BaseExtensionType) for field in reader.schema):
+                raise BadValue("Arrow extension types are not accepted.")
+            table = reader.read_all()
+        table.validate(full=True)
+    except pyarrow.ArrowException as error:
+        raise BadValue(f"Bytes that were to be an Arrow table are none: {error}.") from None
+    return table.to_pandas() if meta.get("kind") == "dataframe" else table
+
+
+def _as_json(value: object) -> tuple[str, Fields, list[Buffer]] | None:
+    if not fits_json(value):
+        return None
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return "json", {}, [text.encode()]
+
+
+def fits_json(value: object, *, most_items: float = math.inf) -> bool:
+    """Whether JSON gives back exactly this value: plain types, no NaN, nothing twice, not too deep or too much."""
+    seen: set[int] = set()
+    level: list[object] = [value]
+    items = 0
+    for _ in range(MOST_DEPTH):
+        following: list[object] = []
+        for item in level:
+            kind = type(item)
+            if kind is list or kind is dict:
+                if id(item) in seen or not _has_text_keys(item):
+                    return False
+                seen.add(id(item))
+                following.extend(item.values() if isinstance(item, dict) else item)  # type: ignore[call-overload]  # a list
+            elif not _is_plain_scalar(item):
+                return False
+        items += len(following)
+        if not following or items > most_items:
+            return items <= most_items
+        level = following
+    return False
+
+
+def _has_text_keys(item: object) -> bool:
+    return not isinstance(item, dict) or all(type(key) is str and _is_text(key) for key in item)
+
+
+def _is_plain_scalar(item: object) -> bool:
+    kind = type(item)
+    if kind is int:
+        return -(2**63) <= item < 2**63  # type: ignore[operator]  # an int
+    if kind is float:
+        return math.isfinite(item)  # type: ignore[arg-type]  # a float
+    return item is None or kind is bool or (kind is str and _is_text(item))  # type: ignore[arg-type]  # a str
+
+
+def _is_text(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _from_json(view: memoryview, meta: Fields) -> object:
+    """Strict: no key twice, no NaN, no integers beyond 64 bits, no lone surrogates, at most 64 levels."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise BadValue("JSON with one key twice is not accepted.")
+        return found
+
+    def refuse(word: str) -> object:
+        raise BadValue(f"JSON with {word} is not accepted.")
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+            raise BadValue("JSON with an integer beyond 64 bits is not accepted.")
+        return int(digits)
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse("a number beyond double precision")  # type: ignore[return-value]
+
+    try:
+        found = json.loads(
+            str(view, "utf-8"), object_pairs_hook=unique, parse_constant=refuse, parse_int=whole, parse_float=finite
+        )
+    except RecursionError:
+        raise BadValue(f"JSON deeper than {MOST_DEPTH} levels is not accepted.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadValue(f"Bytes that were to be JSON are none: {error}.") from None
+    if not fits_json(found):
+        raise BadValue(f"JSON deeper than {MOST_DEPTH} levels, or with half a surrogate pair, is not accepted.")
+    return found
