@@ -1,0 +1,190 @@
+"""One job in a process of its own, seen from the manager."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from ..events import Exit, Isolation, UsageUpdate
+from ..frames import Report
+from ..jobs import Job
+from ..worker import cgroups, folders, tree, wire
+from .base import WorkerNotStarted
+from .process_exit import describe, why_not_started
+from .process_limits import Plan
+from .process_streams import Inflow, Outflow, Streams
+from .process_supervisor import SupervisorLink
+
+_SWEEPS = 100
+_SWEEP_SECONDS = 0.1
+
+
+class ProcessWorker:
+    """The worker of the `subprocess` runner.
+
+    order: what the supervisor is told. streams: our ends of them are closed by `end`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        link: SupervisorLink,
+        *,
+        plan: Plan,
+        order: Mapping[str, Any],
+        streams: Streams,
+    ) -> None:
+        self._job = job
+        self._link = link
+        self._plan = plan
+        self._order = order
+        self._folder = order["folder"]
+        self._channel = streams.channel
+        grace = job.request.grace_seconds
+        self._inflow = Inflow(streams, max_body_bytes=job.request.max_transfer_bytes, grace_seconds=grace)
+        self._outflow = Outflow(self._channel)
+        self._started: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        self._ended = anyio.Event()
+        self._drained = anyio.Event()
+        self._drained.set()
+        self._sweeping = anyio.Lock()
+        self._lost = self._swept = False
+        self._receipt: Mapping[str, Any] | None = None
+        self._isolation = Isolation(runner="subprocess", profile=job.request.profile.value)
+
+    def isolation(self) -> Isolation:
+        """Crash isolation only: the process has its user's rights, so there is no boundary."""
+        return self._isolation
+
+    def send(self, buffers: Sequence[wire.Buffer]) -> None:
+        """Send a frame once the earlier ones are through."""
+        self._outflow.send(buffers)
+
+    async def started(self) -> None:
+        """Wait for the exec. Raises `WorkerNotStarted`."""
+        message = await self._started
+        if message["op"] == "not_started":
+            self._ended.set()
+            raise WorkerNotStarted(why_not_started(message["step"], message["errno"], self._order))
+        lacking = {name for name in self._plan.held if name in self._plan.defaults} - set(message["held"])
+        held = {name: how for name, how in self._plan.held.items() if name not in lacking}
+        self._isolation = Isolation(
+            runner="subprocess",
+            profile=self._job.request.profile.value,
+            held={**held, **message["held"]},
+            not_held=tuple(sorted({*self._plan.not_held, *lacking})),
+            details={"pid": message["pid"], "profile_limits": self._plan.defaults},
+        )
+
+    async def reports(self) -> AsyncIterator[Sequence[Report]]:
+        """What comes on the channel and the pipes, and what the supervisor measures."""
+        self._drained = anyio.Event()
+        self._link.want_usage(self._job.id)
+        try:
+            async for batch in self._inflow.batches():
+                yield batch
+        finally:
+            self._drained.set()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Let the supervisor stop it; the first call counts."""
+        self._link.stop(self._job.id, grace_seconds)
+
+    async def wait(self) -> Exit:
+        """How it ended, once nobody of its tree is left and what they wrote was read."""
+        await self._ended.wait()
+        async with self._sweeping:
+            if self._lost and not self._swept:
+                await anyio.to_thread.run_sync(_sweep, self._job.id)
+                self._swept = True
+        await self._drained.wait()
+        if self._receipt is None:
+            return Exit(cause="supervisor_lost" if self._lost else "")
+        return describe(
+            self._receipt,
+            limits=self._job.request.limits,
+            defaults=self._plan.defaults,
+            stderr_tail=self._inflow.stderr.tail,
+        )
+
+    async def end(self) -> None:
+        """Stop it if it still runs, wait for its end and remove its folder."""
+        if not self._ended.is_set():
+            self.stop(0.0)
+        self._drained.set()
+        await self.wait()
+        self._inflow.close()
+        self._outflow.close()
+        self._channel.close()
+        try:
+            os.rmdir(self._folder)
+        except OSError:
+            await anyio.to_thread.run_sync(folders.remove, self._folder)
+        self._link.forget(self._job.id, self._folder)
+
+    def heard(self, message: Mapping[str, Any]) -> None:
+        """Take what the supervisor says about this job."""
+        if message["op"] == "usage":
+            self._report_usage(message)
+            return
+        if not self._started.done():
+            self._started.set_result(message)
+        if message["op"] == "ended":
+            self._receipt = message
+            self._report_usage({"memory_bytes": 0, "processes": 0, **message})
+        if message["op"] in ("ended", "not_started"):
+            self._settle()
+
+    def supervisor_lost(self) -> None:
+        """Nobody watches over the processes any more; they were killed with the supervisor."""
+        if self._ended.is_set():
+            return
+        if not self._started.done():
+            self._started.set_result({"op": "not_started", "step": "supervisor", "errno": 0})
+        self._lost = True
+        self._settle()
+
+    def _settle(self) -> None:
+        self._inflow.no_writer_is_left()
+        self._ended.set()
+
+    def _report_usage(self, message: Mapping[str, Any]) -> None:
+        self._inflow.report_usage(
+            UsageUpdate(
+                memory_bytes=message["memory_bytes"],
+                peak_memory_bytes=message["peak_memory_bytes"],
+                cpu_seconds=round(message["cpu_seconds"], 3),
+                processes=message["processes"],
+            )
+        )
+
+
+def _sweep(job: str) -> None:
+    """Kill what is left of a job whose supervisor is gone, until there is nothing."""
+    for _ in range(_SWEEPS):
+        left = [pid for pid in tree.of_job(job) if pid != os.getpid()]
+        if not left:
+            break
+        tree.send(left, signal.SIGKILL)
+        _wait_for_death(left[0])
+    cgroups.remove_stale(cgroups.find())
+
+
+def _wait_for_death(pid: int) -> None:
+    try:
+        life = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(life, select.POLLIN)
+        poll.poll(_SWEEP_SECONDS * 1000)
+    finally:
+        os.close(life)

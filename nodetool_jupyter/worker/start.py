@@ -1,0 +1,107 @@
+"""Starting a job's leader from the single-threaded supervisor: fork, become the job, exec."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_OOM_SCORE = "800"
+_DEFAULTS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGPIPE", "SIGXFSZ", "SIGCHLD", "SIGUSR1", "SIGUSR2")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_reaper() -> bool:
+    """Have everything that descends from this process re-parented to it; False where the kernel can't."""
+    return bool(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def fork_exec(order: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, int]:
+    """Start `order`'s argv, env, cwd, rlimits and nice with `descriptors` as 1, 2, 3 and /dev/null as 0.
+
+    Returns the new process, leader of a session of its own, and a descriptor that comes to its end
+    with the exec, or gives the reason for a failure (see `failure`). The descriptors stay open here.
+    `OSError` when there is no process or descriptor left.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    me = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(read_end)
+        os.close(write_end)
+        raise
+    if pid == 0:
+        _become(order, descriptors, write_end, me)
+    os.close(write_end)
+    return pid, read_end
+
+
+def failure(text: bytes) -> tuple[str, int] | None:
+    """What went wrong between fork and exec: the step, and the error number; `None` when nothing."""
+    if not text:
+        return None
+    step, number = json.loads(text)
+    return str(step), int(number)
+
+
+def _become(order: Mapping[str, Any], descriptors: Sequence[int], report: int, parent: int) -> None:
+    step, number = "start", 0
+    try:
+        os.setsid()
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(127)
+        report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, 16)
+        _place(descriptors)
+        _reset_signals()
+        step = "limits"
+        _limit(order)
+        step = "cwd"
+        os.chdir(order["cwd"])
+        step = "python"
+        os.execve(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - an argument list, no shell
+    except OSError as error:
+        number = error.errno or 0
+    finally:  # whatever went wrong, this copy of the supervisor must never go on
+        os.write(report, json.dumps([step, number]).encode())
+        os._exit(127)
+
+
+def _place(descriptors: Sequence[int]) -> None:
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16) for descriptor in descriptors]
+    high.insert(0, os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    for target, descriptor in enumerate(high):
+        if descriptor == target:
+            os.set_inheritable(target, True)
+        else:
+            os.dup2(descriptor, target)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for name in _DEFAULTS:
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _limit(order: Mapping[str, Any]) -> None:
+    for name, value in order.get("rlimits", {}).items():
+        which = getattr(resource, f"RLIMIT_{name}")
+        hardest = resource.getrlimit(which)[1]
+        pair = [part if hardest == resource.RLIM_INFINITY else min(part, hardest) for part in value]
+        resource.setrlimit(which, (pair[0], pair[1]))
+    if order.get("nice"):
+        os.nice(order["nice"])
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(_OOM_SCORE)
+    except OSError:
+        pass  # a sandbox without /proc: the kernel's own choice stays

@@ -1,0 +1,129 @@
+"""Processes as the kernel lists them: who descends from whom, whose job they are, what they use."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from typing import NamedTuple
+
+JOB_VARIABLE = "NODETOOL_JOB_ID"
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class Process(NamedTuple):
+    """One line of `/proc/PID/stat`; `start` (ticks since boot) tells it from a later one with its number."""
+
+    pid: int
+    state: str
+    ppid: int
+    group: int
+    session: int
+    cpu_seconds: float
+    start: int
+
+
+def look(pid: int) -> Process | None:
+    """The process, or `None` when there is none with this number (any more)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        cpu_ticks = sum(int(ticks) for ticks in fields[11:15])
+        state, ppid, group, session = fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3])
+        return Process(pid, state, ppid, group, session, cpu_ticks / TICKS, int(fields[19]))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def everyone() -> dict[int, Process]:
+    """Every process that can be seen, by number."""
+    found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {process.pid: process for process in found if process}
+
+
+def below(roots: Iterable[int], table: dict[int, Process]) -> set[int]:
+    """The roots that are in the table and all of their descendants."""
+    children: dict[int, list[int]] = {}
+    for process in table.values():
+        children.setdefault(process.ppid, []).append(process.pid)
+    found: set[int] = set()
+    waiting = [root for root in roots if root in table]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found.add(pid)
+            waiting += children.get(pid, ())
+    return found
+
+
+def children_of_this_process() -> list[int]:
+    """Children of the calling, single-threaded process; cheap where the kernel keeps a list."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return [process.pid for process in everyone().values() if process.ppid == me]
+
+
+def job_of(pid: int) -> str:
+    """The job that a process was started for, by its environment at start; "" when it doesn't say."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return ""
+    prefix = f"{JOB_VARIABLE}=".encode()
+    return next((os.fsdecode(v[len(prefix) :]) for v in variables if v.startswith(prefix)), "")
+
+
+def of_job(job: str) -> list[int]:
+    """Every living process whose environment says that it belongs to the job; zombies don't count."""
+    found = (process.pid for process in everyone().values() if process.state != "Z")
+    return [pid for pid in found if job_of(pid) == job]
+
+
+def send(pids: Iterable[int], number: int) -> int:
+    """Signal the processes' whole groups, so that no fork slips through; how many processes were there.
+
+    A group never reaches beyond its session, and a job's leader begins a session of its own.
+    """
+    groups, count = set(), 0
+    for pid in pids:
+        try:
+            groups.add(os.getpgid(pid))
+            count += 1
+        except ProcessLookupError:
+            continue
+    for group in groups - {os.getpgrp(), 0}:
+        try:
+            os.killpg(group, number)
+            if number == signal.SIGTERM:
+                os.killpg(group, signal.SIGCONT)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return count
+
+
+def memory_bytes(pids: Iterable[int]) -> int:
+    """Resident memory, summed over processes; what they share counts each time."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/statm", "rb") as file:
+                total += int(file.read().split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def proportional_bytes(pids: Iterable[int]) -> int:
+    """Resident memory where shared pages count once; milliseconds for large processes."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+                total += sum(int(line.split()[1]) for line in file if line.startswith(b"Pss:"))
+        except (OSError, IndexError, ValueError):
+            total += memory_bytes([pid]) >> 10
+    return total << 10
