@@ -34,7 +34,8 @@ class Change(Struct, frozen=True):
     """One atomic step of one job: its new state and the events that go with it, already stamped.
 
     `expected_version` is the version that the store must still hold; 0 means that the job is new. The
-    events are those up to `job.last_seq`, without a gap.
+    events are those up to `job.last_seq`, without a gap. A job's user, owner, `created_at` and request
+    are written once; what a later change says of them is not looked at.
     """
 
     job: Job

@@ -36,16 +36,17 @@ class MemoryStore:
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Write all changes or none; see `JobStore.commit`."""
-        packed = [(change.job, pack(change)) for change in changes]
+        packed = [(change.job.id, pack(change)) for change in changes]
         with self._held():
             checked: dict[str, Job] = {}
             for change in changes:
-                self._check(change, checked.get(change.job.id) or self._jobs.get(change.job.id))
-                checked[change.job.id] = change.job
-            for job, batch in packed:
-                self._jobs[job.id] = job
+                stored = checked.get(change.job.id) or self._jobs.get(change.job.id)
+                _check(change, stored)
+                checked[change.job.id] = _changed(change.job, stored)
+            self._jobs.update(checked)
+            for job_id, batch in packed:
                 if batch is not None:
-                    self._batches.setdefault(job.id, []).append(batch)
+                    self._batches.setdefault(job_id, []).append(batch)
 
     def get(self, job_id: str) -> Job | None:
         """The job with exactly this id."""
@@ -123,16 +124,23 @@ class MemoryStore:
             raise StoreError("The job store is not open. Call open() first.")
         return self._lock
 
-    def _check(self, change: Change, stored: Job | None) -> None:
-        job = change.job
-        if change.expected_version == 0:
-            if stored is not None:
-                raise JobExists(job.id)
-        elif stored is None:
-            raise conflict(change, None)
-        elif (
-            stored.version != change.expected_version
-            or stored.status.final
-            or stored.last_seq != job.last_seq - len(change.events)
-        ):
-            raise conflict(change, stored)
+
+def _check(change: Change, stored: Job | None) -> None:
+    if change.expected_version == 0:
+        if stored is not None:
+            raise JobExists(change.job.id)
+    elif (
+        stored is None
+        or stored.version != change.expected_version
+        or stored.status.final
+        or stored.last_seq != change.job.last_seq - len(change.events)
+    ):
+        raise conflict(change, stored)
+
+
+def _changed(job: Job, stored: Job | None) -> Job:
+    if stored is None or job.request is stored.request:
+        return job
+    return msgspec.structs.replace(
+        job, user=stored.user, owner=stored.owner, created_at=stored.created_at, request=stored.request
+    )
