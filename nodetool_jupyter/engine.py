@@ -16,6 +16,7 @@ from .config import Settings, data_dir
 from .errors import JobExists
 from .feed import Feed, Subscription
 from .jobs import Job
+from .keeper import Keeper
 from .ledger import Ledger
 from .loop import LoopThread
 from .runners.base import Parcel, Runner
@@ -76,13 +77,17 @@ class Engine:
         cls, settings: Settings, owner: Owner, store: JobStore | None, runners: Sequence[Runner], admission: Admission
     ) -> Self:
         """Open the store, make this manager known and start the threads. Raises `StoreError`."""
-        opened = open_store(settings) if store is None else store
-        opened.open()
+        if store is None:
+            opened = open_store(settings)
+        else:
+            opened = store
+            opened.open()
         opened.register(owner)
         engine = cls(settings, owner, opened, runners, admission)
         engine.warnings.extend(opened.warnings)
         engine.ledger.start()
         engine.loop.start()
+        engine.loop.post(engine.loop.start_soon, Keeper(opened, owner).run)
         return engine
 
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:

@@ -1,0 +1,39 @@
+"""Keeps a manager known as alive, and ends the jobs of those that died."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from .errors import StoreError
+from .stores.base import JobStore, Owner
+from .stores.owners import HEARTBEAT_SECONDS, DeathWatch, claim_lost
+
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """One round at once, then one every `HEARTBEAT_SECONDS`, until it is cancelled."""
+
+    def __init__(self, store: JobStore, owner: Owner) -> None:
+        self._store = store
+        self._owner = owner
+        self._watch = DeathWatch(owner)
+
+    async def run(self) -> None:
+        """Go on until cancelled. A store that can't be reached now is asked again in the next round."""
+        while True:
+            try:
+                await anyio.to_thread.run_sync(self.round)
+            except StoreError as error:
+                _log.warning("the job store could not be kept: %s", error)
+            await anyio.sleep(HEARTBEAT_SECONDS)
+
+    def round(self) -> None:
+        """Say that this manager lives; end what the dead have left open."""
+        if not self._store.heartbeat(self._owner.id):
+            self._store.register(self._owner)
+        for dead in self._watch.dead(self._store.owners()):
+            for job in claim_lost(self._store, dead):
+                _log.info("job %s was lost with its manager (process %d)", job.id, dead.pid)
