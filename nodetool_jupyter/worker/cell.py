@@ -1,4 +1,4 @@
-"""One cell from its code to its reports: output, figures, the value of its last expression, what it was to hand back."""
+"""One cell from its code to its reports: what it shows, and the values that it hands back."""
 
 from __future__ import annotations
 
@@ -35,10 +35,7 @@ class OutputNotDefined(NameError):
 def run_cell(cell: Cell, namespace: dict[str, Any], *, outputs: Sequence[str], inside: Inside, place: Place) -> None:
     """Run a cell and report all that it shows and hands back. Raises what its code raises."""
     try:
-        if cell.is_async:
-            value = place.run_async(cell.run_async(namespace))
-        else:
-            value = cell.run(namespace)
+        value = place.run_async(cell.run_async(namespace)) if cell.is_async else cell.run(namespace)
         if value is not None:
             _show(value, inside, place.bundle)
     finally:

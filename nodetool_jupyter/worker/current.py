@@ -32,7 +32,8 @@ class Inside:
     """One running job as seen from within.
 
     pack: makes a value's header and body out of a name and an object; raises `CannotTravel`.
-    bars: the progress bars that are open, by name.
+    bars: the progress bars that are open, by name. figures, folder: for a job that shares its process, its own
+    pyplot figures and what gives it a folder for temporary files.
     open: false as soon as the job has ended; what its threads still write then goes where the process writes.
     """
 
@@ -43,6 +44,8 @@ class Inside:
         self.cancelled = False
         self.bars: dict[str, Any] = {}
         self.bars_made = 0
+        self.figures: Any = None
+        self.folder: Callable[[], str] | None = None
 
 
 _here: ContextVar[Inside | None] = ContextVar("nodetool_job", default=None)

@@ -39,15 +39,15 @@ def bundle(value: object) -> Bundle:
         shell = sys.modules.get(f"{__package__}.shell")
         if shell is None or not shell.exists():
             return {"text/plain": repr(value)}, {}
-    return _by_ipython(value) or _by_methods(value)
+    return _by_ipython(value) or by_methods(value)
 
 
-def _is_short(value: object) -> bool:
+def _is_short(value: Any) -> bool:
     """Whether IPython would print just the same: a flat container of scalars on one line."""
     if type(value) not in _CONTAINERS:
         return False
     members = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-    return len(members) <= _LINE and all(type(m) in _SCALARS for m in members) and len(repr(value)) < _LINE  # type: ignore[arg-type]  # a sized one
+    return len(members) <= _LINE and all(type(m) in _SCALARS for m in members) and len(repr(value)) < _LINE
 
 
 def _by_ipython(value: object) -> Bundle | None:
@@ -62,7 +62,7 @@ def _by_ipython(value: object) -> Bundle | None:
     return data, metadata
 
 
-def _by_methods(value: object) -> Bundle:
+def by_methods(value: object) -> Bundle:
     """The representations that an object offers by itself, where there is no IPython."""
     kind = type(value)
     if hasattr(kind, "_ipython_display_"):
@@ -76,9 +76,8 @@ def _by_methods(value: object) -> Bundle:
         if mime not in data and hasattr(kind, method):
             found = _try(getattr(value, method))
             if found is not None:
-                _merge(
-                    ({mime: found[0]}, {mime: found[1]}) if isinstance(found, tuple) else {mime: found}, data, metadata
-                )
+                pair = ({mime: found[0]}, {mime: found[1]}) if isinstance(found, tuple) else {mime: found}
+                _merge(pair, data, metadata)
     _add_figure(value, data)
     if "text/plain" not in data:
         data["text/plain"] = _try(value.__repr__) or object.__repr__(value)

@@ -40,12 +40,13 @@ class Cell:
 
     def __init__(self, code: str, filename: str) -> None:
         tree: Module = compile(code, filename, "exec", PyCF_ONLY_AST | PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
-        if last is not None and _is_silenced(code, last):
-            tree.body.append(last)
+        last = tree.body[-1] if tree.body else None
+        if not isinstance(last, Expr) or _is_silenced(code, last):
             last = None
+        else:
+            tree.body.pop()
         self._body = _compile(tree, filename, "exec") if tree.body else None
-        self._last = _compile(Expression(last.value), filename, "eval") if isinstance(last, Expr) else None
+        self._last = _compile(Expression(last.value), filename, "eval") if last is not None else None
 
     @property
     def is_async(self) -> bool:

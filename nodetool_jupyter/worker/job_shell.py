@@ -53,6 +53,7 @@ class JobDisplayHook(DisplayHook):
 
     def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
         """Report the value of an expression."""
+        assert self.shell is not None
         self.shell.display_pub.publish(format_dict, md_dict)
 
     def finish_displayhook(self) -> None:
@@ -75,17 +76,18 @@ class JobShell(InteractiveShell):
 
     def init_display_formatter(self) -> None:
         """All representations, as in a notebook."""
-        super().init_display_formatter()
+        super().init_display_formatter()  # type: ignore[no-untyped-call]  # IPython has few types
+        assert self.display_formatter is not None
         self.display_formatter.active_types = self.display_formatter.format_types
 
     def system(self, cmd: str) -> None:
         """Run a command of the system's shell; its output is the job's, in order."""
-        command = self.var_expand(cmd, depth=1)
+        command = self.var_expand(cmd, depth=1)  # type: ignore[no-untyped-call]  # the same
         executable = os.environ.get("SHELL") or "/bin/sh"
         sys.stdout.flush()
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S602 - a shell is what `!` means
             command,
-            shell=True,  # noqa: S602 - that is what `!` means
+            shell=True,
             executable=executable,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

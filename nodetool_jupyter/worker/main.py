@@ -9,11 +9,9 @@ from . import PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .channel import Channel
-    from .current import Inside, Report
+    from .current import Report
 
 _OUT_OF_THE_WAY = 63
-_EXIT_AFTER_ORPHANED_SECONDS = 1.0
 
 
 def main(fd: int) -> None:

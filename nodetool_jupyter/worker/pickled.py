@@ -84,7 +84,7 @@ def _pickle(name: str, value: object) -> list[Buffer]:
 
     pickler: Any = pickle
     try:
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped]  # it has no types
 
         pickler = cloudpickle
     except ImportError:
@@ -93,10 +93,9 @@ def _pickle(name: str, value: object) -> list[Buffer]:
     if isinstance(error, MemoryError):
         raise error
     if data is None:
-        recursive = isinstance(error, RecursionError)
-        why = (
-            "it refers to itself too deeply" if recursive else f"it can't be pickled ({type(error).__name__}: {error})"
-        )
+        why = f"it can't be pickled ({type(error).__name__}: {error})"
+        if isinstance(error, RecursionError):
+            why = "it refers to itself too deeply"
         raise CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it") from error
     buffers: list[Buffer] = [data]
     end = len(data)

@@ -1,4 +1,4 @@
-"""Progress bars as reports: at most 20 a second and bar, the last value always sent; tqdm's bars with nothing to import."""
+"""Progress bars as reports, tqdm's too: at most 20 a second and bar, and always the last value."""
 
 from __future__ import annotations
 
@@ -132,10 +132,10 @@ def _follow_class(base: Any) -> None:
     """Patch tqdm's base class in place: every reference to it, made before or after, sees that."""
     make, draw, end = base.__init__, base.display, base.close
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it becomes that method
         inside = current()
         target = args[4] if len(args) > 4 else kwargs.get("file")
-        if inside is None or target is not None and not _is_standard(target):
+        if inside is None or (target is not None and not _is_standard(target)):
             make(self, *args, **kwargs)
             return
         if len(args) > 4:

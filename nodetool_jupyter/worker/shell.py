@@ -77,12 +77,12 @@ def display(*values: Any, **options: Any) -> Any:
     if find_shell() is not None:
         from IPython.display import display as show_by_ipython
 
-        return show_by_ipython(*values, **options)
+        return show_by_ipython(*values, **options)  # type: ignore[no-untyped-call]  # IPython has few types
     inside = current()
     if inside is not None:
-        from .display import _by_methods, show
+        from .display import by_methods, show
 
         for value in values:
-            data, metadata = (value, {}) if options.get("raw") else _by_methods(value)
+            data, metadata = (value, {}) if options.get("raw") else by_methods(value)
             show(inside, data, metadata, display_id=options.get("display_id") or "")
     return None

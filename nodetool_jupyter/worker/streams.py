@@ -29,6 +29,7 @@ class JobStream(io.TextIOBase):
         self.buffer = _JobBytes(self)
 
     def write(self, text: str, /) -> int:
+        """Hand text on; how many characters."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if text:
@@ -36,22 +37,28 @@ class JobStream(io.TextIOBase):
         return len(text)
 
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]  # bytes in the base's type
+        """Hand each on."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
+        """Send what waits."""
         self._outlet.flush()
 
     def close(self) -> None:
+        """Send what waits; a job's stream stays open."""
         self.flush()
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def isatty(self) -> bool:
+        """No."""
         return False
 
     def fileno(self) -> int:
+        """The descriptor that C code and child processes write to."""
         return self._descriptor
 
     def reconfigure(self, **options: object) -> None:
@@ -66,18 +73,23 @@ class _JobBytes(io.BufferedIOBase):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # any buffer there
+        """Hand bytes on as UTF-8 text; how many bytes."""
         view = memoryview(data)
         self._stream.write(self._decoder.decode(view.tobytes()))
         return view.nbytes
 
     def flush(self) -> None:
+        """Send what waits."""
         self._stream.flush()
 
     def close(self) -> None:
+        """Send what waits; a job's stream stays open."""
         self.flush()
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def fileno(self) -> int:
+        """The descriptor that C code and child processes write to."""
         return self._stream.fileno()

@@ -112,10 +112,8 @@ def _format_frame(frame: FrameType, number: int) -> str:
 def place(filename: str) -> str:
     """A file for a person: `Cell`, `Cell In[3]` or `File ~/work.py`."""
     if os.path.isabs(filename):
-        home = os.path.expanduser("~")
-        return "File " + (
-            filename.replace(home, "~", 1) if home != "/" and filename.startswith(home + "/") else filename
-        )
+        home = os.path.expanduser("~").rstrip("/") + "/"
+        return "File " + (f"~/{filename[len(home) :]}" if len(home) > 1 and filename.startswith(home) else filename)
     name = filename.strip("<>")
     return name[:1].upper() + name[1:]
 

@@ -21,6 +21,7 @@ class Packer:
         self._max_bytes = max_bytes
 
     def __call__(self, name: str, value: object) -> tuple[Report, Any]:
+        """The frame's header and the buffers of its body. Raises `CannotTravel`."""
         if self._pickles:
             from . import pickled
 

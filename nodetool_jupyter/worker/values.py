@@ -10,6 +10,8 @@ import math
 import re
 import sys
 
+from .execute import attempt
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,11 +68,9 @@ def type_name(value: object) -> str:
 
 def size_of(value: object) -> int:
     """About how many bytes a value takes, without looking inside containers."""
-    try:
-        counted = getattr(value, "nbytes", None)
-        return counted if type(counted) is int else sys.getsizeof(value)
-    except (TypeError, ValueError, AttributeError, RuntimeError):
-        return 0
+    counted, _ = attempt(getattr, value, "nbytes", None)
+    size = counted if type(counted) is int else attempt(sys.getsizeof, value)[0]
+    return size or 0
 
 
 def size_text(size: float) -> str:
@@ -133,7 +133,7 @@ def _from_bytes(view: memoryview, meta: Fields) -> object:
     return bytearray(view) if meta.get("kind") == "bytearray" else bytes(view)
 
 
-def _as_array(value: object) -> tuple[str, Fields, list[Buffer]] | None:
+def _as_array(value: Any) -> tuple[str, Fields, list[Buffer]] | None:
     numpy = sys.modules.get("numpy")
     if numpy is None or type(value).__module__ != "numpy":
         return None
@@ -171,10 +171,10 @@ def _from_array(view: memoryview, meta: Fields) -> object:
     return array[()] if meta.get("scalar") is True and not shape else array
 
 
-def _as_arrow(value: object) -> tuple[str, Fields, list[Buffer]] | None:
+def _as_arrow(value: Any) -> tuple[str, Fields, list[Buffer]] | None:
     if type_name(value) not in ("pyarrow.lib.Table", "pandas.DataFrame", "pandas.core.frame.DataFrame"):
         return None
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]  # it has no types
 
     is_table = isinstance(value, pyarrow.Table)
     table = value if is_table else pyarrow.Table.from_pandas(value)
@@ -208,17 +208,17 @@ def _as_json(value: object) -> tuple[str, Fields, list[Buffer]] | None:
 def fits_json(value: object, *, most_items: float = math.inf) -> bool:
     """Whether JSON gives back exactly this value: plain types, no NaN, nothing twice, not too deep or too much."""
     seen: set[int] = set()
-    level: list[object] = [value]
+    level: list[Any] = [value]
     items = 0
     for _ in range(MOST_DEPTH):
-        following: list[object] = []
+        following: list[Any] = []
         for item in level:
             kind = type(item)
             if kind is list or kind is dict:
                 if id(item) in seen or not _has_text_keys(item):
                     return False
                 seen.add(id(item))
-                following.extend(item.values() if isinstance(item, dict) else item)  # type: ignore[call-overload]  # a list
+                following.extend(item.values() if isinstance(item, dict) else item)
             elif not _is_plain_scalar(item):
                 return False
         items += len(following)
@@ -228,17 +228,17 @@ def fits_json(value: object, *, most_items: float = math.inf) -> bool:
     return False
 
 
-def _has_text_keys(item: object) -> bool:
+def _has_text_keys(item: Any) -> bool:
     return not isinstance(item, dict) or all(type(key) is str and _is_text(key) for key in item)
 
 
-def _is_plain_scalar(item: object) -> bool:
+def _is_plain_scalar(item: Any) -> bool:
     kind = type(item)
     if kind is int:
-        return -(2**63) <= item < 2**63  # type: ignore[operator]  # an int
+        return -(2**63) <= item < 2**63
     if kind is float:
-        return math.isfinite(item)  # type: ignore[arg-type]  # a float
-    return item is None or kind is bool or (kind is str and _is_text(item))  # type: ignore[arg-type]  # a str
+        return math.isfinite(item)
+    return item is None or kind is bool or (kind is str and bool(_is_text(item)))
 
 
 def _is_text(text: str) -> bool:

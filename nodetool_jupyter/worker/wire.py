@@ -33,16 +33,20 @@ class WireError(Exception):
     """The bytes are no frame, or one that is larger than allowed."""
 
 
-def encode(header: dict[str, Any], body: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The buffers to write for one frame; the body's buffers are not copied.
-
-    Half of a surrogate pair, which no strict reader takes, becomes U+FFFD.
-    """
-    text = _dumps(header)
+def strict(text: str) -> str:
+    """The text with half surrogate pairs, which no strict reader takes, as U+FFFD."""
+    if text.isascii():
+        return text
     try:
-        data = text.encode()
+        text.encode()
     except UnicodeEncodeError:
-        data = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def encode(header: dict[str, Any], body: Sequence[Buffer] = ()) -> list[Buffer]:
+    """The buffers to write for one frame; the body's buffers are not copied."""
+    data = strict(_dumps(header)).encode()
     size = sum(memoryview(part).nbytes for part in body)
     if len(data) > MAX_HEADER_BYTES or size > MAX_BODY_BYTES:
         raise WireError(f"a frame of {len(data)} + {size} bytes is too large")
