@@ -1,0 +1,32 @@
+"""What a person sees of a job: a pure fold of its events, and its forms as text and HTML."""
+
+from .folding import begin, fold, fold_all
+from .html import view_html
+from .lines import Lines, line_text, plain_text, squash, write
+from .model import Bar, Note, Shown, Text, View, elapsed_seconds, remaining_seconds
+from .text import bar_lines, final_line, status_line, title, usage_text, view_text
+
+__all__ = [
+    "Bar",
+    "Lines",
+    "Note",
+    "Shown",
+    "Text",
+    "View",
+    "bar_lines",
+    "begin",
+    "elapsed_seconds",
+    "final_line",
+    "fold",
+    "fold_all",
+    "line_text",
+    "plain_text",
+    "remaining_seconds",
+    "squash",
+    "status_line",
+    "title",
+    "usage_text",
+    "view_html",
+    "view_text",
+    "write",
+]

@@ -1,0 +1,120 @@
+"""Text as the lines of a terminal: what `\\r`, `\\b` and erasing leave standing."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+MOST_LINES = 500
+MOST_COLUMNS = 10_000
+_TOKEN = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[^\[\]\x1b]|\r|\x08|[^\x1b\r\x08]+", re.DOTALL
+)
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b\n]*\x1b?)?\Z")
+_SPECIAL = re.compile(r"[\r\b\x1b]")
+_MOST_UNFINISHED = 256
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+class Lines(Struct, frozen=True):
+    """Finished lines, and the one under the cursor as one cell per column, each with its colour codes.
+
+    `dropped` counts lines that went because there were too many. `colour` waits for the next cell,
+    `unfinished` is the beginning of an escape sequence whose rest has not come.
+    """
+
+    done: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ()
+    column: int = 0
+    dropped: int = 0
+    colour: str = ""
+    unfinished: str = ""
+
+
+def write(lines: Lines, text: str, *, most_lines: int = MOST_LINES) -> Lines:
+    """The lines after more text. Cutting a text anywhere and writing the parts gives the same lines."""
+    text = lines.unfinished + text
+    found = _UNFINISHED.search(text)
+    unfinished = ""
+    if found and found.end() - found.start() <= _MOST_UNFINISHED:
+        text, unfinished = text[: found.start()], found[0]
+    *ended, last = text.split("\n")
+    done: list[str] = []
+    here = replace(lines, unfinished=unfinished)
+    for segment in ended:
+        here = _write_segment(here, segment)
+        done.append(line_text(here))
+        here = replace(here, cells=(), column=0, colour="")
+    here = _write_segment(here, last)
+    if not done:
+        return here
+    kept = (*lines.done, *done)
+    over = max(0, len(kept) - most_lines)
+    return replace(here, done=kept[over:], dropped=lines.dropped + over)
+
+
+def line_text(lines: Lines) -> str:
+    """The line under the cursor."""
+    return "".join(lines.cells) + lines.colour
+
+
+def plain_text(lines: Lines) -> str:
+    """All of the text, without colours."""
+    return _ESCAPES.sub("", "\n".join((*lines.done, line_text(lines))))
+
+
+def _write_segment(lines: Lines, segment: str) -> Lines:
+    if not segment:
+        return lines
+    cells, column, colour = list(lines.cells), lines.column, lines.colour
+    for piece in [segment] if not _SPECIAL.search(segment) else _TOKEN.findall(segment):
+        if piece == "\r":
+            column = 0
+        elif piece == "\b":
+            column = max(0, column - 1)
+        elif piece[0] != "\x1b":
+            column, colour = _put(cells, column, colour, piece), ""
+        elif piece.endswith("m") and piece[1] == "[":
+            colour += piece
+        elif piece.endswith("K") and piece[1] == "[":
+            _erase(cells, column, piece[2:-1])
+    return replace(lines, cells=tuple(cells), column=column, colour=colour)
+
+
+def _put(cells: list[str], column: int, colour: str, text: str) -> int:
+    """Write over the cells from `column`; the column behind. What is too far right is lost."""
+    if column > len(cells):
+        cells.extend(" " * (column - len(cells)))
+    room = MOST_COLUMNS - column
+    if room > 0:
+        new = list(text[:room])
+        new[0] = colour + new[0]
+        cells[column : column + len(new)] = new
+    return min(MOST_COLUMNS, column + len(text))
+
+
+def _erase(cells: list[str], column: int, mode: str) -> None:
+    if mode == "2":
+        cells.clear()
+    elif mode == "1":
+        cells[: column + 1] = " " * min(column + 1, len(cells))
+    else:
+        del cells[column:]
+
+
+def squash(text: str) -> str:
+    """A shorter text that leaves the same lines, wherever the cursor stood: what `\\r` overwrote is gone."""
+    if "\r" not in text:
+        return text
+    return "\n".join(_squash_line(line) for line in text.split("\n"))
+
+
+def _squash_line(line: str) -> str:
+    first, found, rest = line.partition("\r")
+    if not found or "\x1b" in line or "\b" in line or len(line) > MOST_COLUMNS:
+        return line
+    over = _write_segment(Lines(), rest)
+    behind = "".join(over.cells[: over.column])
+    return f"{first}\r{line_text(over)}" + (f"\r{behind}" if over.column < len(over.cells) else "")

@@ -1,0 +1,138 @@
+"""A view as plain text: one line while it runs, one at the end, or a few that say everything.
+
+`stable` leaves out what differs from run to run: ids, times and sizes.
+"""
+
+from __future__ import annotations
+
+from ..jobs import JobStatus
+from ..quantities import format_duration, format_size
+from .model import Bar, View, elapsed_seconds, remaining_seconds
+
+_S = JobStatus
+MARKS = {_S.COMPLETED: "✔", _S.FAILED: "✘", _S.CANCELLED: "■", _S.QUEUED: "○"}
+_BAR_COLUMNS = 24
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_FACTORS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
+
+
+def title(view: View, *, stable: bool = False) -> str:
+    """What a person calls the job."""
+    return view.name or ("cell" if stable else view.place or view.job_id[:8] or "cell")
+
+
+def final_line(view: View, *, stable: bool = False) -> str:
+    """`✔ train · subprocess · 12.3 s · peak 1.3 GiB`, or why it did not complete."""
+    parts = [f"{MARKS.get(view.status, '●')} {title(view, stable=stable)}", view.runner]
+    if view.status is not JobStatus.COMPLETED:
+        parts.append(view.status.value)
+    if not stable:
+        elapsed = elapsed_seconds(view, view.ts)
+        parts += [format_duration(elapsed)] if elapsed is not None else []
+        parts += [f"peak {format_size(view.usage.peak_memory_bytes)}"] if view.usage.peak_memory_bytes else []
+    line = " · ".join(parts)
+    if view.status is JobStatus.FAILED and view.message and not stable:
+        return f"{line} · {first_line(view.message)}"
+    return line
+
+
+def status_line(view: View, now: float, *, columns: int = 0) -> str:
+    """One line about a job that runs; cut to `columns` when that isn't 0."""
+    if view.status.final:
+        return final_line(view)
+    parts = [f"{MARKS.get(view.status, '●')} {title(view)}", view.runner, view.status.value]
+    bar = next((bar for bar in view.bars if not bar.closed), None)
+    if bar is not None:
+        parts.append(" ".join(filter(None, [bar.label, amount(bar), bar.note])))
+    parts += times(view, now)
+    if usage := usage_text(view):
+        parts.append(usage)
+    line = " · ".join(parts)
+    return line if not columns or len(line) <= columns else f"{line[: max(1, columns - 1)]}…"
+
+
+def times(view: View, now: float) -> list[str]:
+    """Elapsed time and, where it is known, what is left."""
+    elapsed, left = elapsed_seconds(view, now), remaining_seconds(view, now)
+    found = [format_duration(elapsed)] if elapsed is not None else []
+    return [*found, f"about {format_duration(left)} left"] if left is not None else found
+
+
+def bar_lines(view: View) -> list[str]:
+    """Each bar on a line of its own, inner ones to the right."""
+    width = max((len(bar.label) + 2 * bar.depth for bar in view.bars), default=0)
+    lines = [
+        f"{'  ' * bar.depth + bar.label:<{width}}  {_drawn(bar)}  {amount(bar)}  {bar.note}".strip()
+        for bar in view.bars
+    ]
+    return [*lines, "… and more bars"] if view.more_bars else lines
+
+
+def amount(bar: Bar) -> str:
+    """`45 % · 9/20 files`, or `9 files` where the total is not known."""
+    unit = f" {bar.unit}" if bar.unit and bar.unit != "it" else ""
+    if bar.total is None or bar.fraction is None:
+        return f"{number(bar.progress)}{unit}"
+    return f"{bar.fraction:.0%} · {number(bar.progress)}/{number(bar.total)}{unit}"
+
+
+def number(value: float) -> str:
+    """A count for a person: `950`, `12.5k`, `3.2M`."""
+    for factor, letter in _FACTORS:
+        if abs(value) >= factor:
+            scaled = value / (1e3 if letter == "k" else factor)
+            return f"{scaled:.1f}".removesuffix(".0") + letter
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def usage_text(view: View) -> str:
+    """Memory against its limit, processor time and processes; "" when nothing was measured."""
+    usage = view.usage
+    if not usage.memory_bytes and not usage.peak_memory_bytes:
+        return ""
+    limit = f" of {format_size(view.limits.memory_bytes)}" if view.limits.memory_bytes else ""
+    parts = [f"{format_size(usage.memory_bytes)}{limit}"]
+    if usage.cpu_seconds:
+        parts.append(f"{format_duration(usage.cpu_seconds)} CPU")
+    if usage.processes > 1:
+        parts.append(f"{usage.processes} processes")
+    return ", ".join(parts)
+
+
+def isolation_text(view: View) -> str:
+    """What held the job in, in one sentence; "" before it started."""
+    found = view.isolation
+    if found is None:
+        return ""
+    held = ", ".join(f"{name} by {how}" for name, how in sorted(found.held.items())) or "no limits"
+    not_held = f"; not held: {', '.join(found.not_held)}" if found.not_held else ""
+    return f"{found.profile}, boundary {found.boundary}: {held}{not_held}"
+
+
+def view_text(view: View, now: float) -> str:
+    """Everything worth knowing, a few lines."""
+    lines = [status_line(view, now), f"  id         {view.job_id}"]
+    lines += [f"  {line}" for line in bar_lines(view)]
+    facts = [("usage", usage_text(view)), ("peak", peak_text(view)), ("isolation", isolation_text(view))]
+    facts += [("came back", ", ".join(one.name for one in view.returned)), ("cause", view.message)]
+    lines += [f"  {name:<10} {value}" for name, value in facts if value]
+    lines += [f"  {note.severity:<10} {note.content}" for note in view.notes]
+    return "\n".join(lines)
+
+
+def peak_text(view: View) -> str:
+    """The most memory that was used."""
+    return format_size(view.usage.peak_memory_bytes) if view.usage.peak_memory_bytes else ""
+
+
+def first_line(text: str) -> str:
+    """The text up to its first line break."""
+    return text.strip().partition("\n")[0]
+
+
+def _drawn(bar: Bar) -> str:
+    if bar.fraction is None:
+        return "·" * _BAR_COLUMNS
+    eighths = round(bar.fraction * _BAR_COLUMNS * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(_BAR_COLUMNS)

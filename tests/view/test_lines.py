@@ -1,0 +1,71 @@
+"""Text as a terminal shows it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nodetool_jupyter.view.lines import MOST_COLUMNS, Lines, plain_text, squash, write
+
+PIECES = ["a", "bc", "déjà", " ", "\r", "\b", "\n", "\r\n", "\x1b[31m", "\x1b[0m", "\x1b[K", "\x1b[2K", "\x1b", "[3"]
+texts = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
+
+
+def shown(text: str, before: str = "") -> str:
+    return plain_text(write(write(Lines(), before), text))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("one\ntwo", "one\ntwo"),
+        ("10%\r20%\r100%", "100%"),
+        ("hello\rHi", "Hillo"),
+        ("done\r\nnext", "done\nnext"),
+        ("abc\b\bX", "aXc"),
+        ("\b\ba", "a"),
+        ("working...\r\x1b[Kdone", "done"),
+        ("ab\x1b[1Dc", "abc"),
+        ("half\r\x1b[2Kx", "x"),
+        ("a\x1b]0;title\x07b", "ab"),
+        ("", ""),
+    ],
+)
+def test_a_line_is_what_a_terminal_would_leave_of_it(text: str, left: str) -> None:
+    assert shown(text) == left
+
+
+def test_colours_stay_with_their_characters() -> None:
+    lines = write(Lines(), "\x1b[31mred\x1b[0m\nplain")
+    assert lines.done == ("\x1b[31mred\x1b[0m",)
+
+
+@given(texts, st.data())
+def test_a_text_that_comes_in_pieces_is_the_same_text(text: str, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(text)))
+    assert write(write(Lines(), text[:cut]), text[cut:]) == write(Lines(), text)
+
+
+@given(texts, texts, texts)
+@example("abcdef", "\rxy\rz", "w")
+def test_squashed_text_leaves_the_same_lines_wherever_it_begins(before: str, text: str, after: str) -> None:
+    assert shown(squash(text) + after, before) == shown(text + after, before)
+
+
+@given(st.lists(st.text(alphabet="abc ", max_size=5), min_size=1, max_size=300))
+def test_squashed_text_of_a_redrawn_line_is_short(states: list[str]) -> None:
+    assert len(squash("".join(f"\r{state}" for state in states))) <= 12
+
+
+def test_old_lines_go_and_are_counted() -> None:
+    lines = write(Lines(), "".join(f"{n}\n" for n in range(1000)), most_lines=10)
+    assert lines.done == tuple(str(n) for n in range(990, 1000))
+    assert lines.dropped == 990
+
+
+def test_a_line_without_end_takes_bounded_room() -> None:
+    lines = Lines()
+    for _ in range(5):
+        lines = write(lines, "x" * 65_536)
+    assert len(lines.cells) == MOST_COLUMNS
