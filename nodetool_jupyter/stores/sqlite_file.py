@@ -23,6 +23,7 @@ _NETWORK = re.compile(
 )
 _SUSPECT = ".suspect"
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_OUT_OF_REACH = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
@@ -180,8 +181,10 @@ def make_private(path: Path) -> str:
 
 def unusable(path: Path, error: BaseException) -> StoreError:
     """Why the file can't be used, as far as the system or SQLite says."""
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    in_its_way = isinstance(error, OSError) or kind(error) in _OUT_OF_REACH
+    why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     return StoreError(
-        f"The job database at {path} can't be used: {why.rstrip('.')}. Make its folder writable, or set "
-        "NODETOOL_DATABASE_URL to another place, such as sqlite:////path/to/jobs.sqlite."
+        f"The job database at {path} can't be used: {why.rstrip('.')}. "
+        + ("Make its folder writable, or set" if in_its_way else "Set")
+        + " NODETOOL_DATABASE_URL to another place, such as sqlite:////path/to/jobs.sqlite."
     )

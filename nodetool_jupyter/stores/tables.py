@@ -49,6 +49,7 @@ jobs = Table(
     Column("state", LargeBinary, nullable=False),
     Column("request", LargeBinary, nullable=False),
 )
+Index("nodetool_jobs_by_time", jobs.c.created_at, jobs.c.id)
 Index("nodetool_jobs_by_user", jobs.c.user, jobs.c.created_at, jobs.c.id)
 Index("nodetool_jobs_by_owner", jobs.c.owner, jobs.c.created_at, jobs.c.id)
 Index(

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.Column("request", sa.LargeBinary, nullable=False),
     )
+    op.create_index("nodetool_jobs_by_time", "nodetool_jobs", ["created_at", "id"])
     op.create_index("nodetool_jobs_by_user", "nodetool_jobs", ["user", "created_at", "id"])
     op.create_index("nodetool_jobs_by_owner", "nodetool_jobs", ["owner", "created_at", "id"])
     _partial_index("nodetool_jobs_by_work", ["work_hash", "created_at", "id"], "work_hash <> ''")
