@@ -24,11 +24,9 @@ class FiguresByJob:
 
     def _own(self) -> OrderedDict[int, Any]:
         inside = current()
-        if inside is None:
-            return self._shared
-        if inside.figures is None:
+        if inside is not None and inside.figures is None:
             inside.figures = OrderedDict()
-        figures: OrderedDict[int, Any] = inside.figures
+        figures: OrderedDict[int, Any] = self._shared if inside is None else inside.figures
         return figures
 
     def __getattr__(self, name: str) -> Any:
@@ -38,10 +36,10 @@ class FiguresByJob:
         return number in self._own()
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._own())
+        yield from self._own()
 
     def __reversed__(self) -> Iterator[int]:
-        return reversed(self._own())
+        yield from reversed(self._own())
 
     def __len__(self) -> int:
         return len(self._own())

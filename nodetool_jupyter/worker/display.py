@@ -9,6 +9,7 @@ from .execute import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .current import Inside, Report
@@ -30,15 +31,21 @@ _SCALARS = (bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, tuple, dict)
 _LINE = 79
 _MOST_BYTES = 7 << 20
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+_find_shell: Callable[[], Any] = lambda: None  # noqa: E731 - a default that `use_shell` replaces
+_shell_exists: Callable[[], bool] = lambda: False  # noqa: E731 - the same
+
+
+def use_shell(find: Callable[[], Any], exists: Callable[[], bool]) -> None:
+    """Say where IPython's shell comes from: `find` makes it when needed (or `None`), `exists` does not."""
+    global _find_shell, _shell_exists
+    _find_shell, _shell_exists = find, exists
 
 
 def bundle(value: object) -> Bundle:
     """How a value is shown; empty when it showed itself. Failing reprs are reported on stderr and left out."""
-    if type(value) in _SCALARS or _is_short(value):
-        shell = sys.modules.get(f"{__package__}.shell")
-        if shell is None or not shell.exists():
-            return {"text/plain": repr(value)}, {}
+    if (type(value) in _SCALARS or _is_short(value)) and not _shell_exists():
+        return {"text/plain": repr(value)}, {}
     return _by_ipython(value) or by_methods(value)
 
 
@@ -51,9 +58,7 @@ def _is_short(value: Any) -> bool:
 
 
 def _by_ipython(value: object) -> Bundle | None:
-    from .shell import find_shell
-
-    shell = find_shell()
+    shell = _find_shell()
     if shell is None:
         return None
     data, metadata = shell.display_formatter.format(value)
@@ -84,6 +89,26 @@ def by_methods(value: object) -> Bundle:
     return data, metadata
 
 
+def _png(figure: Any) -> bytes:
+    """The figure, cut to its content."""
+    from io import BytesIO
+
+    target = BytesIO()
+    if figure.canvas is None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)
+    figure.canvas.print_figure(
+        target,
+        format="png",
+        bbox_inches="tight",
+        facecolor=figure.get_facecolor(),
+        edgecolor=figure.get_edgecolor(),
+        dpi=figure.dpi,
+    )
+    return target.getvalue()
+
+
 def _merge(found: Any, data: dict[str, Any], metadata: dict[str, Any]) -> None:
     more, about = found if isinstance(found, tuple) else (found, {})
     data.update({key: item for key, item in (more or {}).items() if item is not None})
@@ -93,9 +118,7 @@ def _merge(found: Any, data: dict[str, Any], metadata: dict[str, Any]) -> None:
 def _add_figure(value: object, data: dict[str, Any]) -> None:
     figures = sys.modules.get("matplotlib.figure")
     if figures is not None and isinstance(value, figures.Figure):
-        from .figures import png
-
-        data["image/png"] = png(value)
+        data["image/png"] = _png(value)
 
 
 def _try(method: Any) -> Any:

@@ -59,26 +59,6 @@ def show_figure(figure: Any) -> None:
         report(inside, data, metadata)
 
 
-def png(figure: Any) -> bytes:
-    """The figure, cut to its content."""
-    from io import BytesIO
-
-    target = BytesIO()
-    if figure.canvas is None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        FigureCanvasAgg(figure)
-    figure.canvas.print_figure(
-        target,
-        format="png",
-        bbox_inches="tight",
-        facecolor=figure.get_facecolor(),
-        edgecolor=figure.get_edgecolor(),
-        dpi=figure.dpi,
-    )
-    return target.getvalue()
-
-
 def follow_configuration(shell: Any) -> None:
     """Let `%config InlineBackend.…` work: the formats that it sets are those of the shell's formatter."""
     try:

@@ -6,6 +6,7 @@ import builtins
 import sys
 
 from .current import current
+from .display import by_methods, show, use_shell
 from .imports import when_imported
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ def install() -> None:
     """Make `get_ipython` and `display` known to the cell, and our shell to libraries that ask IPython for one."""
     builtins.get_ipython = get_ipython  # type: ignore[attr-defined]  # IPython does the same
     builtins.display = display  # type: ignore[attr-defined]  # IPython does the same
+    use_shell(find_shell, exists)
     when_imported("IPython.core.interactiveshell", _adopt)
 
 
@@ -80,8 +82,6 @@ def display(*values: Any, **options: Any) -> Any:
         return show_by_ipython(*values, **options)  # type: ignore[no-untyped-call]  # IPython has few types
     inside = current()
     if inside is not None:
-        from .display import by_methods, show
-
         for value in values:
             data, metadata = (value, {}) if options.get("raw") else by_methods(value)
             show(inside, data, metadata, display_id=options.get("display_id") or "")

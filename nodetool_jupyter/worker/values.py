@@ -14,22 +14,14 @@ from .execute import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any, Protocol
+    from typing import Any
 
     from .wire import Buffer
 
     Fields = dict[str, Any]
     Encoded = tuple[Fields, list[Buffer]]
 
-    class Received(Protocol):
-        """A value as it came: `frames.Value` has this shape."""
-
-        name: str
-        format: Any
-        sizes: Sequence[int]
-        meta: dict[str, Any]
-        body: Any
+    Received = Any  # what has `name`, `format`, `sizes`, `meta` and `body`, such as `frames.Value`
 
 
 MOST_DEPTH = 64
@@ -235,7 +227,7 @@ def _has_text_keys(item: Any) -> bool:
 def _is_plain_scalar(item: Any) -> bool:
     kind = type(item)
     if kind is int:
-        return -(2**63) <= item < 2**63
+        return bool(-(2**63) <= item < 2**63)
     if kind is float:
         return math.isfinite(item)
     return item is None or kind is bool or (kind is str and bool(_is_text(item)))
