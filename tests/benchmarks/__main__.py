@@ -1,0 +1,53 @@
+"""`make bench`: our figures and what they are compared with, in one run on one machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks import ours, peers
+from tests.benchmarks.measure import Row, table
+
+
+def figures() -> list[Row]:
+    """Every row. Peers and ours are measured one after another, so that the ratios hold where the times don't."""
+    pool, spawn = peers.thread_pool(), peers.spawned_process()
+    bare, isolated = peers.bare_interpreter(), peers.bare_interpreter("-I", "-S")
+    lines = peers.json_lines(100_000)
+    with tempfile.TemporaryDirectory(prefix="ntj-bench-") as folder, ours.manager(Path(folder)) as running:
+        threaded = ours.submit_to_result(running, "threaded", runs=100)
+        process = ours.submit_to_result(running, "subprocess", runs=15)
+        rate = ours.jobs_per_second(running, "subprocess", count=40)
+        many = ours.jobs_per_second(running, "threaded", count=500)
+        events = ours.events_per_second(running, count=50_000)
+    return [
+        Row("threaded: submit → result, durable", threaded, "bare ThreadPoolExecutor", pool),
+        Row("subprocess: submit → result, durable", process, "multiprocessing, spawn", spawn),
+        Row("subprocess: submit → result, durable", process, "`python -I -S` starts and ends", isolated),
+        Row("threaded jobs", many, "ThreadPoolExecutor, one after another", 1 / pool, rate=True),
+        Row("subprocess jobs", rate, "multiprocessing, spawn", 1 / spawn, rate=True),
+        Row("events from a child to a subscriber, durable", events, "JSON lines, a pipe", lines, rate=True),
+        Row("first threaded job of a kernel", ours.first_job("threaded"), "`python` starts and ends", bare),
+        Row("first subprocess job of a kernel", ours.first_job("subprocess"), "`python` starts and ends", bare),
+        Row("`import nodetool_jupyter`", ours.import_seconds("nodetool_jupyter"), "`import json`", _json()),
+        Row("`%load_ext nodetool_jupyter`", ours.load_seconds("nodetool_jupyter"), "`%load_ext autoreload`", _reload()),
+    ]
+
+
+def _json() -> float:
+    return ours.import_seconds("json")
+
+
+def _reload() -> float:
+    return ours.load_seconds("autoreload")
+
+
+if __name__ == "__main__":
+    where = f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} processors"
+    print(
+        f"Medians of one run ({where}, {sys.platform}). Times move with the machine; the ratios are what to look at.\n"
+    )
+    print(table(figures()))
