@@ -38,6 +38,7 @@ READS_ENVIRONMENT = {"config.py"}
 """Beside worker/, which lives in a job's own environment."""
 
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FILE = 400, 40, 200
+"""In lines. A migration, which is one step and never changes again, may be a longer function."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
@@ -179,7 +180,7 @@ def test_no_file_and_no_function_is_too_long() -> None:
             if lines > LONGEST_FILE:
                 yield f"{relative(path)} has {lines} lines, more than {LONGEST_FILE}"
             for node in ast.walk(TREES[path]):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "versions" not in path.parts:
                     length = (node.end_lineno or node.lineno) - node.lineno + 1
                     if length > LONGEST_FUNCTION:
                         yield f"{relative(path)}:{node.lineno} {node.name} has {length} lines"
