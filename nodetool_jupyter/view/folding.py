@@ -9,12 +9,13 @@ from msgspec.structs import replace
 from .. import events as ev
 from ..jobs import Job, JobStatus, Reason, Usage
 from .lines import Lines, write
-from .model import Bar, Note, Returned, Shown, Text, View
+from .model import Bar, Note, Record, Returned, Shown, Text, View
 
 _MOST_BARS = 40
 _MOST_CLOSED_BARS = 8
 _MOST_NOTES = 20
 _MOST_OUTPUTS = 200
+_MOST_RECORDS = 100
 _MOST_RETURNED = 100
 _MOST_SAMPLES = 60
 
@@ -135,8 +136,8 @@ def _cleared(view: View) -> View:
 
 
 def _log(view: View, event: ev.LogUpdate) -> View:
-    fresh = "\n" if view.tail.cells else ""
-    return replace(view, tail=write(view.tail, f"{fresh}{event.severity.upper()} {event.content}\n"))
+    record = Record(event.severity, event.node_name, event.content)
+    return replace(view, records=(*view.records, record)[-_MOST_RECORDS:])
 
 
 def _note(view: View, event: ev.Notification) -> View:

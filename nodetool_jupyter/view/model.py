@@ -43,6 +43,14 @@ class Note(Struct, frozen=True):
     code: str = ""
 
 
+class Record(Struct, frozen=True):
+    """What somebody logged, and under which logger's name."""
+
+    severity: Severity
+    name: str
+    content: str
+
+
 class Text(Struct, frozen=True):
     """Written text, up to the next thing that was shown."""
 
@@ -70,9 +78,10 @@ class Returned(Struct, frozen=True):
 class View(Struct, frozen=True):
     """Everything that is shown of a job, as of event `seq` at `ts`.
 
-    `outputs`: what it wrote and showed, in order. `tail`: the last lines of both streams and of
-    `logging`. `history`: memory in bytes, at the latest measurements. `expected_seconds`: how long the
-    same code took the last time. `more_bars`: there are bars for which there is no room.
+    `outputs`: what it wrote and showed, in order. `tail`: the last lines of both streams. `records`: the
+    last of `logging`, which its handlers may have written to a stream too. `history`: memory in bytes, at
+    the latest measurements. `expected_seconds`: how long the same code took the last time.
+    `more_bars`: there are bars for which there is no room.
     """
 
     job_id: str = ""
@@ -96,6 +105,7 @@ class View(Struct, frozen=True):
     outputs: tuple[Text | Shown, ...] = ()
     clear_next: bool = False
     returned: tuple[Returned, ...] = ()
+    records: tuple[Record, ...] = ()
     notes: tuple[Note, ...] = ()
     usage: Usage = Usage()
     history: tuple[int, ...] = ()

@@ -126,11 +126,10 @@ def test_clearing_waits_for_what_comes_next_when_asked_to() -> None:
     assert fold(view, ev.ClearOutput()).outputs == ()
 
 
-def test_log_records_stand_among_the_last_lines() -> None:
-    view = fold_all(
-        started(), [ev.Stream(name="stdout", text="half"), ev.LogUpdate(content="low disk", severity="warning")]
-    )
-    assert plain_text(view.tail) == "half\nWARNING low disk\n"
+def test_log_records_stand_apart_because_their_handlers_write_them_too() -> None:
+    view = fold(started(), ev.LogUpdate(content="low disk", severity="warning", node_name="app"))
+    assert [(one.severity, one.name, one.content) for one in view.records] == [("warning", "app", "low disk")]
+    assert plain_text(view.tail) == ""
 
 
 def test_memory_is_kept_as_a_short_history_and_a_peak() -> None:
