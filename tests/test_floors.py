@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,3 +196,12 @@ def test_most_files_are_short() -> None:
 
 def test_no_module_is_a_drawer_for_everything() -> None:
     assert not {path.stem for path in FILES} & {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def test_the_architecture_names_every_module() -> None:
+    named = set(re.findall(r"`([\w.]+)`", (PACKAGE.parent / "ARCHITECTURE.md").read_text()))
+    words = {word for name in named for word in (name, name.split(".")[-1])}
+    wanted = {name for name in MODULES if name and not name.startswith(("stores.migrations.", "notebook."))}
+    assert not {
+        name for name in wanted if name.split(".")[-1] not in words and name not in {"worker", "stores", "runners"}
+    }
