@@ -15,7 +15,6 @@ from ..errors import StorageFull, StoreBusy, StoreError
 from . import sqlite_file as file
 
 BALLAST_BYTES = 512 << 10
-MOUNTINFO = Path("/proc/self/mountinfo")
 _SETTINGS = (
     f"PRAGMA busy_timeout={int(file.BUSY_SECONDS * 1000)}",
     "PRAGMA synchronous=NORMAL",
@@ -50,7 +49,7 @@ class SqliteDatabase:
     def connect(self) -> Engine:
         """Check the file, set a damaged one aside, create a missing one."""
         file.make_folder(self.path)
-        file.refuse_network(self.path, MOUNTINFO)
+        file.refuse_network(self.path)
         with file.locked(self.path):
             if self.path.exists() and file.damage(self.path):
                 self.warnings.append(file.set_aside(self.path))

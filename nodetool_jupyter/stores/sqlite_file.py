@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import StoreBusy, StoreError
+from .mounts import file_system
 
 BUSY_SECONDS = 5.0
 _CHECKED_BYTES = 16 << 20
@@ -45,9 +46,9 @@ def make_folder(path: Path) -> None:
         raise unusable(path, error) from error
 
 
-def refuse_network(path: Path, mountinfo: Path) -> None:
+def refuse_network(path: Path) -> None:
     """Raises `StoreError` when the folder lies on a file system that other machines share."""
-    found = file_system(path.parent.resolve(), mountinfo)
+    found = file_system(path.parent.resolve())
     if _NETWORK.fullmatch(found):
         local = f"sqlite:////var/tmp/nodetool-{os.geteuid()}/{path.name}"
         raise StoreError(
@@ -55,27 +56,6 @@ def refuse_network(path: Path, mountinfo: Path) -> None:
             f"journal is not safe. Set NODETOOL_DATABASE_URL to a local path, such as {local}, or to a "
             "PostgreSQL database."
         )
-
-
-def file_system(folder: Path, mountinfo: Path) -> str:
-    """The type of the file system that holds a folder, from the kernel's table (proc(5)); "" if unknown."""
-    try:
-        lines = mountinfo.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    best, found = -1, ""
-    for line in lines:
-        fields, _, rest = line.partition(" - ")
-        point = Path(_unescaped(fields.split(" ")[4]))
-        if folder.is_relative_to(point) and len(point.parts) >= best:  # the last mount on a point covers the others
-            best, found = len(point.parts), rest.split(" ")[0]
-    return found
-
-
-def _unescaped(text: str) -> str:
-    for code in ("040", "011", "012", "134"):
-        text = text.replace(f"\\{code}", chr(int(code, 8)))
-    return text
 
 
 @contextmanager
@@ -89,6 +69,7 @@ def locked(path: Path) -> Iterator[None]:
         _lock(path, descriptor)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile holds the same lock
         os.close(descriptor)
 
 
