@@ -17,7 +17,8 @@ NodetoolError
 ├── StoreError              the job store can't be used
 │   ├── StoreConflict       somebody else changed the job first
 │   ├── StoreBusy           somebody else holds the store; trying again helps
-│   └── StorageFull         there is no room left where the store is
+│   ├── StorageFull         there is no room left where the store is
+│   └── StoreDamaged        the file of the store can't be read any more
 └── ProtocolError           a worker sent something that is not allowed
 """
 
@@ -191,6 +192,12 @@ class StorageFull(StoreError):
     """There is no room left where the store is; nothing was written, trying again helps once there is."""
 
     code = "NT-DB3"
+
+
+class StoreDamaged(StoreError):
+    """The file of the store can't be read any more; the next start sets it aside."""
+
+    code = "NT-DB5"
 
 
 class ProtocolError(NodetoolError):

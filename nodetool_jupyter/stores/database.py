@@ -55,6 +55,6 @@ class Database(Protocol):
         """Set a little room aside for the time when there is none."""
         ...
 
-    def make_room(self) -> bool:
-        """Give that room back; whether there was some."""
+    def make_room(self, connection: Any, *, at_all_costs: bool) -> None:
+        """Find room for a write on a full disk; `at_all_costs` also what `keep_room` set aside."""
         ...

@@ -34,7 +34,8 @@ class PostgresDatabase:
     @property
     def where(self) -> str:
         """The URL without its password."""
-        return self._url.set(drivername="postgresql").render_as_string(hide_password=True)
+        kept = {name: value for name, value in self._url.query.items() if name in {"host", "port"}}
+        return self._url.set(drivername="postgresql", query=kept).render_as_string(hide_password=True)
 
     def connect(self) -> Engine:
         """An engine; whether the server answers is seen at the first query."""
@@ -79,11 +80,11 @@ class PostgresDatabase:
     def keep_room(self) -> None:
         """Room on the server is the server's affair."""
 
-    def make_room(self) -> bool:
+    def make_room(self, connection: object, *, at_all_costs: bool) -> None:
         """There is none to give back."""
-        return False
 
     def _first_line(self, error: BaseException) -> str:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        password = self._url.password
-        return text.replace(str(password), "***") if password else text
+        for secret in (self._url.password, self._url.query.get("password")):
+            text = text.replace(str(secret), "***") if secret else text
+        return text

@@ -172,6 +172,11 @@ class Statements:
         )
         self.stored_job = compiled(select(jobs).where(jobs.c.id == bindparam("which")))
         self.insert_batch = compiled(insert(batches))
+        self.stored_batch = compiled(
+            select(batches.c.events).where(
+                batches.c.job_id == bindparam("which"), batches.c.last_seq == bindparam("seen")
+            )
+        )
         self.delete_batches = compiled(delete(batches).where(batches.c.job_id == bindparam("which"), final))
         self.delete_job = compiled(delete(jobs).where(jobs.c.id == bindparam("which"), text(CLOSED_ONLY)))
         self.register = compiled(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import JobExists, StorageFull, StoreError
+from ..errors import StorageFull, StoreDamaged, StoreError
 from ..events import AnyEvent
 from ..jobs import Job, JobStatus
-from .base import Change, Owner, conflict
-from .batches import Batch, cut, pack
+from .base import Change, Owner
+from .batches import cut
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from .database import Database
     from .rows import Statements
-
-_Row = tuple[Change, dict[str, Any], Batch | None]
+    from .writing import Row
 
 
 class SqlStore:
@@ -49,14 +47,13 @@ class SqlStore:
             if self._engine is not None:
                 return
             from .rows import Statements
+            from .urls import named_by
 
             self._database = database = named_by(self._url)
-            engine = database.connect()
             try:
-                self._prepare(database, engine)
-            except BaseException:
-                engine.dispose()
-                raise
+                engine = self._start(database)
+            except StoreDamaged:
+                engine = self._start(database)  # now that damage is suspected, it is looked for and set aside
             self._statements = Statements(engine.dialect, database.insert)
             self._engine = engine
             database.keep_room()
@@ -71,16 +68,16 @@ class SqlStore:
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Write all changes in one transaction; see `JobStore.commit`."""
-        from .rows import changing
+        from .writing import row_of
 
-        rows = [(change, changing(change.job), pack(change)) for change in changes]
-        try:
-            self._commit(rows)
-        except StorageFull:
-            database, _ = self._opened()
-            if not any(change.job.status.final for change in changes) or not database.make_room():
-                raise
-            self._commit(rows)
+        rows = [row_of(change) for change in changes]
+        ends = any(change.job.status.final for change in changes)
+        for at_all_costs in (False, True) if ends else (False,):
+            try:
+                return self._commit(rows)
+            except StorageFull:
+                self._make_room(at_all_costs)
+        return self._commit(rows)
 
     def get(self, job_id: str) -> Job | None:
         """The job with exactly this id."""
@@ -178,46 +175,21 @@ class SqlStore:
                 gone += cursor.rowcount
         return gone
 
-    def _commit(self, rows: Sequence[_Row]) -> None:
+    def _commit(self, rows: Sequence[Row]) -> None:
+        from .writing import write
+
         with self._writing() as (cursor, statements):
-            for change, changing, batch in rows:
-                if not self._write(cursor, statements, change, changing):
-                    self._explain_refusal(cursor, statements, change, changing)
-                elif batch is not None:
-                    first, last, blob = batch
-                    row = {"job_id": changing["id"], "first_seq": first, "last_seq": last, "events": blob}
-                    cursor.execute(statements.insert_batch, row)
+            for row in rows:
+                write(cursor, statements, row, in_doubt=self._in_doubt)
+        self._in_doubt = False
 
-    def _write(self, cursor: Any, statements: Statements, change: Change, changing: dict[str, Any]) -> bool:
-        """Whether the job's row was taken."""
-        from .rows import lasting
-
-        if change.expected_version == 0:
-            cursor.execute(statements.insert_job, {**changing, **lasting(change.job)})
-        else:
-            seen = change.job.last_seq - len(change.events)
-            expected = {**changing, "which": changing["id"], "expected": change.expected_version, "seen": seen}
-            cursor.execute(statements.update_job, expected)
-        return bool(cursor.rowcount == 1)
-
-    def _explain_refusal(self, cursor: Any, statements: Statements, change: Change, changing: dict[str, Any]) -> None:
-        from .rows import changing as columns
-        from .rows import job_in
-
-        cursor.execute(statements.stored_job, {"which": changing["id"]})
-        row = cursor.fetchone()
-        stored = None if row is None else job_in(row)
-        if self._in_doubt and stored is not None and columns(stored) == changing:
-            return  # the commit whose answer was lost had been taken after all
-        if change.expected_version == 0:
-            raise JobExists(change.job.id)
-        raise conflict(change, stored)
-
-    def _prepare(self, database: Database, engine: Engine) -> None:
+    def _start(self, database: Database) -> Engine:
+        """An engine on tables that are up to date."""
         from sqlalchemy.exc import SQLAlchemyError
 
         from .tables import bring_up_to_date
 
+        engine = database.connect()
         try:
             with engine.connect() as connection:
                 connection.exec_driver_sql(database.begin)
@@ -226,7 +198,12 @@ class SqlStore:
                 bring_up_to_date(connection, database.where)
                 connection.commit()
         except SQLAlchemyError as error:
+            engine.dispose()
             raise database.explain(getattr(error, "orig", None) or error) from error
+        except BaseException:
+            engine.dispose()
+            raise
+        return engine
 
     def _opened(self) -> tuple[Database, Engine]:
         if self._engine is None or self._database is None:
@@ -261,13 +238,17 @@ class SqlStore:
                 connection.commit()
             except database.error as error:
                 lost = database.lost(error)
-                self._in_doubt = committing and lost
+                self._in_doubt = self._in_doubt or (committing and lost)
                 self._roll_back(database, drop=lost)
                 raise database.explain(error) from error
             except BaseException:
                 self._roll_back(database, drop=False)
                 raise
-            self._in_doubt = False
+
+    def _make_room(self, at_all_costs: bool) -> None:
+        with self._lock:
+            database, engine = self._opened()
+            database.make_room(self._connected(engine), at_all_costs=at_all_costs)
 
     def _connected(self, engine: Engine) -> Any:
         if self._writer is None:
@@ -290,31 +271,3 @@ class SqlStore:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.invalidate()
-
-
-def named_by(url: str) -> Database:
-    """The database that a URL names. Raises `StoreError` that doesn't show its password."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    shown = re.sub(r"//[^/@]*@", "//***@", url)
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise StoreError(
-            f"NODETOOL_DATABASE_URL {shown!r} is not a URL of a database. Write sqlite:////path/to/jobs.sqlite or "
-            "postgresql://user@host/database."
-        ) from None
-    kind = parsed.drivername.partition("+")[0]
-    if kind == "sqlite":
-        from .sqlite import SqliteDatabase
-
-        return SqliteDatabase(parsed)
-    if kind in {"postgresql", "postgres"}:
-        from .postgres import PostgresDatabase
-
-        return PostgresDatabase(parsed)
-    raise StoreError(
-        f"NODETOOL_DATABASE_URL {shown!r} names a database of kind {kind!r}, which can't hold jobs. "
-        "Use sqlite:////path/to/jobs.sqlite or postgresql://user@host/database."
-    )

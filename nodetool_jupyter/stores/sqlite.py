@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.dialects.sqlite import insert
 
-from ..errors import StorageFull, StoreBusy, StoreError
+from ..errors import StorageFull, StoreBusy, StoreDamaged, StoreError
 from . import sqlite_file as file
 
 BALLAST_BYTES = 512 << 10
@@ -97,7 +97,7 @@ class SqliteDatabase:
             )
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             file.suspect(self.path)
-            return StoreError(
+            return StoreDamaged(
                 f"The job database at {self.path} is damaged ({error}). Restart the kernel: the damaged file is then "
                 "set aside and a new one is started."
             )
@@ -119,13 +119,13 @@ class SqliteDatabase:
             finally:
                 os.close(descriptor)
 
-    def make_room(self) -> bool:
-        """Remove the ballast file."""
-        try:
-            self._ballast.unlink()
-        except OSError:
-            return False
-        return True
+    def make_room(self, connection: Any, *, at_all_costs: bool) -> None:
+        """Have the journal written into the database, so that it is used again; give up the ballast file."""
+        if at_all_costs:
+            with suppress(OSError):
+                self._ballast.unlink()
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _full(self) -> bool:
         try:

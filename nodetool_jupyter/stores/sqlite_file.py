@@ -93,22 +93,23 @@ def damage(path: Path) -> str:
 
     A large one is read whole only when it was seen to be damaged in use.
     """
+    if not path.is_file():
+        raise unusable(path, OSError("it is not a file"))
     size = path.stat().st_size
     if size == 0:
         return "it is empty"
-    if not path.is_file():
-        return "it is not a file"
     whole = size <= _CHECKED_BYTES or beside(path, _SUSPECT).exists()
+    complete = not beside(path, "-wal").exists()  # else the last pages may stand in the journal
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if whole:
-                answer = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-                return "" if answer == "ok" else answer.replace("\n", " ")
-            pages = connection.execute("PRAGMA page_count").fetchone()[0]
-            page_size = connection.execute("PRAGMA page_size").fetchone()[0]
-            cut = not beside(path, "-wal").exists() and pages * page_size > size
-            return "it is cut short" if cut else ""
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+            if complete and pages * page_size > size:
+                return "it is cut short"
+            (answer,) = connection.execute(
+                "PRAGMA quick_check(1)" if whole else "SELECT 'ok' FROM sqlite_schema"
+            ).fetchone()
+            return "" if answer == "ok" else str(answer)
     except sqlite3.Error as error:
         if kind(error) in _LOCKED:
             raise StoreBusy(f"The job database at {path} is locked by another process. Try again later.") from error
