@@ -14,6 +14,7 @@ from ..quantities import format_size, size_option
 _CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"})
 _MOST_DETAIL = 4_000
 _FAULT = "Fatal Python error"
+_CRASHED = "Current thread"
 
 
 def describe(
@@ -75,8 +76,14 @@ def _refused(count: int, limits: ResourceLimits, defaults: Mapping[str, float]) 
 
 
 def _fault_lines(stderr_tail: str) -> str:
+    """The last report of `faulthandler`: its first line and the thread that crashed, without our own frames."""
     start = stderr_tail.rfind(_FAULT)
-    return stderr_tail[start:][:_MOST_DETAIL].rstrip() if start >= 0 else ""
+    if start < 0:
+        return ""
+    first, _, rest = stderr_tail[start:].partition("\n")
+    _, found, thread = rest.partition(_CRASHED)
+    lines = [line for line in thread.splitlines() if "/nodetool_jupyter/worker/" not in line and line.startswith("  ")]
+    return "\n".join([first, *([_CRASHED + " (most recent call first):", *lines] if found else [])])[:_MOST_DETAIL]
 
 
 def _signal_name(number: int) -> str:

@@ -103,8 +103,9 @@ class SubprocessRunner:
     async def close(self) -> None:
         """See `Runner.close`."""
         links, self._links = self._links, []
-        for link in links:
-            await link.close()
+        with anyio.CancelScope(shield=True):
+            for link in links:
+                await link.close()
         for owner in self._owners:
             with suppress(OSError):
                 places.owner_root(owner).rmdir()
@@ -169,7 +170,7 @@ def _run_frame(job: Job, parcel: Parcel, *, share_path: bool) -> list[wire.Buffe
             "filename": request.work.filename,
             "profile": request.profile.value,
             "outputs": list(request.outputs),
-            "sys_path": list(parcel.sys_path) if share_path else None,
+            "sys_path": list(parcel.sys_path) if share_path and parcel.sys_path else None,
             "secrets": dict(parcel.secrets),
             "max_transfer_bytes": request.max_transfer_bytes,
         }

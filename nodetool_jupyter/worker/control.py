@@ -12,7 +12,8 @@ from typing import Any
 
 PREFIX = struct.Struct("!I")
 MAX_MESSAGE_BYTES = 16 << 20
-_MAX_DESCRIPTORS = 16
+_DESCRIPTOR = struct.Struct("i")
+_BESIDE_BYTES = socket.CMSG_SPACE(16 * _DESCRIPTOR.size)  # `recv_fds` of 3.11 loses the flag for close-on-exec
 _CHUNK = 1 << 16
 
 
@@ -64,14 +65,15 @@ class Control:
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that are there now, possibly none; `None` once the other end is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self.socket, _CHUNK, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
+            data, beside, _, _ = self.socket.recvmsg(_CHUNK, _BESIDE_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return []
         except ConnectionError:
             return None
-        self._descriptors += descriptors
+        for level, kind, part in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(part) // _DESCRIPTOR.size * _DESCRIPTOR.size
+                self._descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(part[:whole])]
         if not data:
             return None
         self._in += data

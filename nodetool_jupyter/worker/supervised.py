@@ -34,7 +34,6 @@ class Supervised:
         self.folder = folder
         self.starting = True
         self.failed_step: tuple[str, int] | None = None
-        self.usage_wanted = False
         self.alive = True
         self.gone = False
         self.stuck = False
@@ -52,7 +51,7 @@ class Supervised:
         self._cpu_seconds = 0.0
         self._evidence = Evidence(0, 0, 0)
         self._next_watch = 0.0
-        self._next_usage = 0.0
+        self._next_usage = math.inf
         self._next_look = math.inf
 
     def stop(self, grace_seconds: float, now: float) -> None:
@@ -79,10 +78,14 @@ class Supervised:
         self._steps = [step for step in self._steps if step[0] < now + STRAYS_SECONDS]
         self._steps.append((now + STRAYS_SECONDS, signal.SIGKILL))
 
+    def want_usage(self, wanted: bool, now: float) -> None:
+        """Report usage every second from now on, or no more."""
+        self._next_usage = now + _USAGE_SECONDS if wanted else math.inf
+
     def due(self) -> float:
         """When `tick` must be called next at the latest."""
         watch = self._next_watch if self._watched and self.alive and self._killing_since is None else math.inf
-        usage = self._next_usage if self.usage_wanted and self.alive else math.inf
+        usage = self._next_usage if self.alive else math.inf
         return min(watch, usage, self._next_look, self._steps[0][0] if self._steps else math.inf)
 
     def tick(self, now: float, members: Members) -> dict[str, Any] | None:
@@ -98,7 +101,7 @@ class Supervised:
             self._watch(now, members)
         if now >= self._next_look or self._killing_since is not None or not self.alive:
             self._look(now, members)
-        if self.usage_wanted and self.alive and now >= self._next_usage:
+        if self.alive and now >= self._next_usage:
             self._next_usage = now + _USAGE_SECONDS
             return self.usage(members)
         return None

@@ -18,18 +18,14 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 if __name__ == "__main__":
     # started by its path: make the package importable without touching sys.path
-    from importlib.machinery import ModuleSpec
-    from importlib.util import module_from_spec
-
-    _spec = ModuleSpec("nodetool_jupyter", None, is_package=True)
-    _spec.submodule_search_locations = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-    sys.modules["nodetool_jupyter"] = module_from_spec(_spec)
+    _package = type(sys)("nodetool_jupyter")
+    _package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    sys.modules["nodetool_jupyter"] = _package
     __package__ = "nodetool_jupyter.worker"
 
 from . import cgroups, folders, start, tree
@@ -67,7 +63,7 @@ class Supervisor:
                 self._faults += 1
                 if self._faults > _MOST_FAULTS:
                     raise
-                self._say({"op": "fault", "text": traceback.format_exc()})
+                self._say({"op": "fault", "text": _describe_fault()})
         tree.send(tree.children_of_this_process(), signal.SIGKILL)
         for folder in self._folders:
             folders.remove(folder)
@@ -162,7 +158,7 @@ class Supervisor:
     def _op_usage(self, message: dict[str, Any]) -> None:
         supervised = self._census.jobs.get(message["job"])
         if supervised:
-            supervised.usage_wanted = message["on"]
+            supervised.want_usage(message["on"], time.monotonic())
 
     def _op_forget(self, message: dict[str, Any]) -> None:
         self._folders.discard(message["folder"])
@@ -241,6 +237,12 @@ class Supervisor:
                 self._orphaned()
 
             self._selector.register(life, selectors.EVENT_READ, died)
+
+
+def _describe_fault() -> str:
+    import traceback
+
+    return traceback.format_exc()
 
 
 def main(channel: int, owner: int, *, grouped: bool) -> None:

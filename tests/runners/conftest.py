@@ -1,0 +1,45 @@
+"""Fixtures for runners that start processes; every test is checked for what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nodetool_jupyter.worker import cgroups
+from tests.components import require
+from tests.runners.processes import Place, held_by_this_process
+
+
+@pytest.fixture(params=["cgroups", "plain"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Jobs with control groups, and again without."""
+    yield from _checked(grouped=request.param == "cgroups")
+
+
+@pytest.fixture
+def grouped() -> Iterator[Place]:
+    """Jobs in control groups."""
+    yield from _checked(grouped=True)
+
+
+@pytest.fixture
+def plain() -> Iterator[Place]:
+    """Jobs without control groups."""
+    yield from _checked(grouped=False)
+
+
+def _checked(*, grouped: bool) -> Iterator[Place]:
+    if grouped:
+        how = "run as root, or where control groups are delegated to you"
+        require("Writable control groups for memory and pids", has_groups(), how)
+    before = held_by_this_process()
+    place = Place(grouped)
+    yield place
+    assert held_by_this_process() == before
+    assert place.leftovers() == {"processes": [], "folders": [], "cgroups": []}
+
+
+def has_groups() -> bool:
+    """Whether this machine lets us make groups that hold memory and pids."""
+    return {"memory_bytes", "pids"} <= cgroups.mechanisms(cgroups.find()).keys()

@@ -1,0 +1,136 @@
+"""Which limits a subprocess job gets, by which mechanism, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from nodetool_jupyter.config import usable_cpus
+from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused, RunnerUnavailable
+from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
+from nodetool_jupyter.runners.process_limits import WITHOUT_GROUPS, plan, profile_limits
+from nodetool_jupyter.runners.process_python import interpreter
+from nodetool_jupyter.runners.subprocess import SubprocessRunner
+from nodetool_jupyter.worker import cgroups
+from tests.components import require
+from tests.runners.processes import Place
+
+GROUPS = {**WITHOUT_GROUPS, "memory_bytes": "cgroup v2 memory", "pids": "cgroup v2 pids", "cpus": "cgroup v2 cpu"}
+
+
+def request(profile: Profile = Profile.DEFAULT, python: str = "", **limits: object) -> JobRequest:
+    return JobRequest(work=CodeWork("1"), profile=profile, python=python, limits=ResourceLimits(**limits))  # type: ignore[arg-type]
+
+
+def test_probing_makes_a_group_and_leaves_none() -> None:
+    before = sorted(Path("/sys/fs/cgroup").glob("**/nodetool-probe-*"))
+    cgroups.find()
+    assert sorted(Path("/sys/fs/cgroup").glob("**/nodetool-probe-*")) == before
+
+
+def test_limits_of_the_profile_apply_where_groups_hold_them_and_are_named_where_not() -> None:
+    assert plan(request(), GROUPS).defaults == profile_limits(Profile.DEFAULT)
+    without = plan(request(), WITHOUT_GROUPS)
+    assert (without.defaults, without.limits, without.held) == ({}, {}, {})
+    assert set(without.not_held) == set(profile_limits(Profile.DEFAULT))
+    assert plan(request(Profile.TRUSTED), GROUPS).limits == {}
+
+
+def test_what_was_asked_for_counts_more_than_the_profile() -> None:
+    found = plan(request(memory_bytes=1 << 20), GROUPS)
+    assert found.limits["memory_bytes"] == 1 << 20
+    assert "memory_bytes" not in found.defaults
+    assert "memory_bytes" in found.required
+
+
+def test_every_limit_has_its_mechanism_where_no_group_can_be_made() -> None:
+    found = plan(request(memory_bytes=1, pids=2, cpu_seconds=3, open_files=4, file_size_bytes=5), WITHOUT_GROUPS)
+    assert found.rlimits == {"CORE": (0, 0), "DATA": (1, 1), "CPU": (3, 4), "NOFILE": (4, 4), "FSIZE": (5, 5)}
+    assert set(found.held) == {"memory_bytes", "pids", "cpu_seconds", "open_files", "file_size_bytes"}
+    assert found.not_held == ()
+
+
+def test_processors_are_refused_without_groups_unless_the_best_effort_is_enough() -> None:
+    runner = SubprocessRunner(use_cgroups=False)
+    few = usable_cpus() / 2
+    with pytest.raises(LimitNotHeld, match="cpus"):
+        runner.check(request(cpus=few))
+    runner.check(request(cpus=few, best_effort=True))
+    assert "cpus" in plan(request(cpus=few, best_effort=True), runner.holds()).not_held
+    runner.check(request(cpus=float(usable_cpus())))
+
+
+def test_half_a_processor_is_half_a_processor(grouped: Place) -> None:
+    code = "import time\nstart = time.monotonic()\nwhile time.monotonic() - start < 1:\n    pass\n"
+    code += "print(time.process_time())"
+    found = grouped.run(code, limits=ResourceLimits(cpus=0.25))
+    assert found.isolation.held["cpus"].startswith("cgroup")
+    assert float(found.text()) < 0.6
+
+
+def test_isolation_names_what_is_held_and_what_is_not(place: Place) -> None:
+    found = place.run("1", limits=ResourceLimits(cpu_seconds=100, open_files=100)).isolation
+    assert {"cpu_seconds", "open_files"} <= found.held.keys()
+    assert {"memory_bytes", "pids"} <= (found.held.keys() if place.grouped else set(found.not_held))
+    assert found.boundary == "none"
+
+
+def test_untrusted_code_is_refused() -> None:
+    with pytest.raises(ProfileRefused, match="No sandbox is available for an untrusted subprocess job") as refused:
+        SubprocessRunner().check(request(Profile.UNTRUSTED))
+    assert refused.value.code == "NT-S02"
+
+
+def test_another_system_than_linux_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(RunnerUnavailable, match=r"darwin.*--runner threaded"):
+        SubprocessRunner().check(request())
+
+
+def test_the_kernels_own_interpreter_is_known_without_being_run() -> None:
+    assert interpreter() == interpreter(sys.executable)
+    assert interpreter().same
+
+
+def test_an_interpreter_of_this_environment_is_the_same_one(tmp_path: Path) -> None:
+    link = Path(sys.executable).parent / f"python{sys.version_info.major}"
+    assert interpreter(str(link)).same
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("/nowhere/python", "does not exist"), ("/etc/passwd", "can't be executed"), ("/bin/echo", "not a Python")],
+)
+def test_what_is_no_interpreter_is_refused_by_its_path(text: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        SubprocessRunner().check(request(python=text))
+    assert repr(text) in str(refused.value)
+
+
+@pytest.mark.parametrize("answer", ['["cpython", [3, 9, 18], "/x", "/x"]', '["pypy", [3, 11, 1], "/x", "/x"]'])
+def test_an_interpreter_that_is_too_old_is_refused_with_both_versions(tmp_path: Path, answer: str) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    fake.chmod(0o755)
+    with pytest.raises(RunnerUnavailable) as refused:
+        SubprocessRunner().check(request(python=str(fake)))
+    assert answer[2:6] in str(refused.value)
+    assert ".".join(map(str, sys.version_info[:3])) in str(refused.value)
+
+
+def test_a_job_runs_in_another_interpreter_without_the_kernels_path(place: Place) -> None:
+    other = require("Another CPython from 3.11", _another(), "apt-get install python3")
+    found = place.run("import sys\nprint(sys.executable, 'msgspec' in sys.modules)\nimport json", python=other)
+    assert found.text() == f"{other} False\n"
+    assert found.exit.code == 0
+
+
+def _another() -> str | None:
+    for minor in range(11, 20):
+        path = f"/usr/bin/python3.{minor}"
+        if os.path.exists(path):
+            return path
+    return None

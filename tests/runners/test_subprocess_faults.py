@@ -1,0 +1,387 @@
+"""What a job's process may do wrong, and what becomes of it. Every test also proves that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+
+import anyio
+import pytest
+
+from nodetool_jupyter.errors import ProtocolError
+from nodetool_jupyter.events import Exit, Stream
+from nodetool_jupyter.frames import Raised, Ready, Report, Returned
+from nodetool_jupyter.jobs import CodeWork, JobRequest, ResourceLimits
+from nodetool_jupyter.runners.base import Parcel, Worker
+from nodetool_jupyter.runners.subprocess import SubprocessRunner
+from nodetool_jupyter.worker import wire
+from tests.runners.processes import Outcome, Place, stop_at
+
+DAEMON = """
+import os, time
+def daemonise(seconds, *, clean=False):
+    if os.fork():
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    if clean:
+        os.execve("/bin/sleep", ["sleep", str(seconds)], {})
+    time.sleep(seconds)
+    os._exit(0)
+"""
+
+
+SEND_RAW = """
+import os, time
+def frame(header):
+    return len(header).to_bytes(4, "big") + bytes(4) + header
+def channel():
+    [found] = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_socket(fd)]
+    return found
+def send(data):
+    while data:
+        data = data[os.write(channel(), data):]
+def is_socket(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+    except OSError:
+        return False
+"""
+
+
+def test_frames_on_stdout_are_only_text(place: Place) -> None:
+    frame = b"".join(bytes(part) for part in wire.encode({"type": "returned"}))
+    found = place.run(f"import os\nos.write(1, {frame!r})\nraise ValueError('real')")
+    assert isinstance(found.terminal, Raised)
+    assert found.terminal.ename == "ValueError"
+    assert '"returned"' in found.text()
+
+
+def test_a_job_has_its_channel_and_nothing_else_open(place: Place) -> None:
+    code = """
+    import os
+    def target(name):
+        try:
+            return os.readlink(f"/proc/self/fd/{name}").partition(":")[0]
+        except FileNotFoundError:
+            return ""
+    print(*filter(None, map(target, sorted(os.listdir("/proc/self/fd"), key=int))), flush=True)
+    os.system("ls /proc/self/fd | wc -l")
+    """
+
+    async def work(runner: SubprocessRunner) -> list[Outcome]:
+        found: list[Outcome] = []
+
+        async def one() -> None:
+            found.append(await place.drive(runner, textwrap.dedent(code)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(one)
+        return found
+
+    for found in place.session(work):
+        assert found.text().split() == ["/dev/null", "pipe", "pipe", "socket", "4"]
+
+
+@pytest.mark.parametrize("which", ["0", "1", "2", "range(3)", "range(3, 256)", "range(256)"])
+def test_a_job_may_close_descriptors_and_still_ends(place: Place, which: str) -> None:
+    code = f"""
+    import os
+    for fd in ([{which}] if isinstance({which}, int) else {which}):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+    os._exit(3)
+    """
+    found = place.run(textwrap.dedent(code))
+    assert found.terminal is None
+    assert (found.exit.cause, found.exit.code) == ("", 3)
+
+
+def test_reports_end_when_the_channel_is_closed_though_the_process_lives_on(place: Place) -> None:
+    code = SEND_RAW + "import socket\nsocket.socket(fileno=channel()).shutdown(socket.SHUT_WR)\ntime.sleep(1000)"
+
+    async def work(runner: SubprocessRunner) -> tuple[list[Report], Exit]:
+        job = place.job(JobRequest(work=CodeWork(code)))
+        async with runner.launch(job, Parcel(environ=os.environ)) as worker:
+            reports = [report async for batch in worker.reports() for report in batch]
+            worker.stop(0.2)
+            return reports, await worker.wait()
+
+    reports, ended = place.session(work)
+    assert not any(isinstance(report, Returned | Raised) for report in reports)
+    assert ended.sent[0].signal == "SIGINT"
+
+
+def test_a_job_that_ignores_every_signal_is_killed_at_the_end_of_the_grace(place: Place) -> None:
+    code = """
+    import signal, time
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    print("ready", flush=True)
+    while True:
+        time.sleep(1)
+    """
+    found = place.run(textwrap.dedent(code), on_report=stop_at("ready", 0.4))
+    assert [step.signal for step in found.exit.sent] == ["SIGINT", "SIGTERM", "SIGKILL"]
+    assert (found.exit.signal, found.exit.code, found.exit.processes_reaped) == ("SIGKILL", None, 1)
+    times = [step.after_seconds for step in found.exit.sent]
+    assert times[0] < 0.2 <= times[1] < 0.4 <= times[2]
+
+
+def test_an_interrupt_is_enough_for_code_that_heeds_it(place: Place) -> None:
+    found = place.run("import time\nprint('ready', flush=True)\ntime.sleep(1000)", on_report=stop_at("ready", 30.0))
+    assert [step.signal for step in found.exit.sent] == ["SIGINT"]
+    assert isinstance(found.terminal, Raised)
+    assert found.terminal.ename == "KeyboardInterrupt"
+
+
+def test_daemons_are_killed_after_their_leader_ended(place: Place) -> None:
+    code = DAEMON + "daemonise(1000)\ndaemonise(1000, clean=True)\nprint('done')"
+    found = place.run(code)
+    assert isinstance(found.terminal, Returned)
+    assert (found.exit.cause, found.exit.code) == ("", 0)
+    assert [(step.signal, step.processes) for step in found.exit.sent] == [("SIGKILL", 2)]
+    assert found.exit.processes_reaped >= 3
+
+
+def test_the_daemons_of_one_job_do_not_die_with_another(place: Place) -> None:
+    async def work(runner: SubprocessRunner) -> list[Outcome]:
+        found: list[Outcome] = []
+        long = DAEMON + "daemonise(1000)\nprint('up', flush=True)\ntime.sleep(1000)"
+
+        async def other(worker: Worker) -> None:
+            found.append(await place.drive(runner, DAEMON + "daemonise(1000)"))
+            found.append(await place.drive(runner, f"import psutil\nprint({len(place.jobs)})"))
+            alive = [pid for pid in os.listdir("/proc") if pid.isdigit() and _belongs(int(pid), place.jobs[0])]
+            assert len(alive) == 2
+            worker.stop(0.0)
+
+        async with anyio.create_task_group() as tasks:
+
+            def up(worker: Worker, report: Report) -> None:
+                if isinstance(report, Stream) and "up" in report.text:
+                    tasks.start_soon(other, worker)
+
+            found.append(await place.drive(runner, long, on_report=up))
+        return found
+
+    short, _, long = place.session(work)
+    assert short.exit.code == 0
+    assert long.exit.signal == "SIGKILL"
+    assert long.exit.processes_reaped == 2
+
+
+def _belongs(pid: int, job: str) -> bool:
+    from nodetool_jupyter.worker import tree
+
+    process = tree.look(pid)
+    return tree.job_of(pid) == job and process is not None and process.state != "Z"
+
+
+def test_a_stop_reaches_the_whole_tree(place: Place) -> None:
+    code = DAEMON + textwrap.dedent("""
+        import signal, subprocess
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        subprocess.Popen(["sleep", "1000"])
+        daemonise(1000)
+        time.sleep(0.1)
+        print("ready", flush=True)
+        time.sleep(1000)
+    """)
+    found = place.run(code, on_report=stop_at("ready", 2.0))
+    assert [step.signal for step in found.exit.sent][:2] == ["SIGINT", "SIGTERM"]
+    assert found.exit.sent[1].processes == 3
+    assert found.exit.processes_reaped == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("import ctypes\nctypes.string_at(0)", "SIGSEGV"),
+        ("import os\nos.abort()", "SIGABRT"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGBUS)", "SIGBUS"),
+    ],
+)
+def test_a_crash_is_called_so_with_the_last_lines(place: Place, code: str, name: str) -> None:
+    found = place.run(f"print('before')\n{code}")
+    assert (found.exit.cause, found.exit.signal, found.exit.code) == ("crashed", name, None)
+    assert "Fatal Python error" in found.exit.detail
+    assert 'File "<cell>"' in found.exit.detail
+    assert "before" in found.text()
+
+
+def test_exit_code_0_without_a_result_is_told_as_it_is(place: Place) -> None:
+    found = place.run("import os\nos._exit(0)")
+    assert found.terminal is None
+    assert (found.exit.cause, found.exit.code) == ("", 0)
+
+
+def test_a_stopped_process_is_killed_with_its_children(place: Place) -> None:
+    code = "import os, signal\nif os.fork() == 0:\n    os.kill(os.getpid(), signal.SIGSTOP)\n    os._exit(0)\n"
+    code += "print('ready', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
+    found = place.run(code, on_report=stop_at("ready", 1.0))
+    assert found.exit.processes_reaped == 2
+    assert found.exit.sent[-1].signal in {"SIGTERM", "SIGKILL"}
+    assert found.terminal is None or isinstance(found.terminal, Raised)
+
+
+def test_a_stopped_child_does_not_outlive_its_leader(place: Place) -> None:
+    found = place.run("import os, signal\nif os.fork() == 0:\n    os.kill(os.getpid(), signal.SIGSTOP)")
+    assert found.exit.code == 0
+    assert [(step.signal, step.processes) for step in found.exit.sent] == [("SIGKILL", 1)]
+
+
+def test_a_kill_from_outside_is_called_so(place: Place) -> None:
+    def kill(worker: Worker, report: Report) -> None:
+        if isinstance(report, Stream):
+            os.kill(int(worker.isolation().details["pid"]), signal.SIGKILL)
+
+    found = place.run("import time\nprint('up', flush=True)\ntime.sleep(1000)", on_report=kill)
+    assert (found.exit.cause, found.exit.signal, found.exit.sent) == ("killed", "SIGKILL", ())
+
+
+def test_memory_beyond_the_limit_ends_the_job_with_evidence(grouped: Place) -> None:
+    found = grouped.run("x = bytearray(400 << 20)", limits=ResourceLimits(memory_bytes=96 << 20))
+    assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
+    assert "peak" in found.exit.detail
+    assert found.isolation.held["memory_bytes"].startswith("cgroup")
+
+
+def test_a_child_killed_for_memory_is_known_though_the_leader_goes_on(grouped: Place) -> None:
+    code = "import os\nif os.fork() == 0:\n    x = bytearray(400 << 20)\n    os._exit(0)\nprint(os.wait()[1])"
+    found = grouped.run(code, limits=ResourceLimits(memory_bytes=96 << 20))
+    assert isinstance(found.terminal, Returned)
+    assert (found.exit.cause, found.exit.code) == ("out_of_memory", 0)
+
+
+def test_without_groups_one_process_gets_a_memory_error(plain: Place) -> None:
+    found = plain.run("x = bytearray(400 << 20)", limits=ResourceLimits(memory_bytes=128 << 20))
+    assert isinstance(found.terminal, Raised)
+    assert found.terminal.ename == "MemoryError"
+
+
+def test_without_groups_the_watch_ends_a_tree_that_uses_too_much(plain: Place) -> None:
+    code = """
+    import os, time
+    for _ in range(3):
+        if os.fork() == 0:
+            x = b"x" * (80 << 20)
+            time.sleep(1000)
+    time.sleep(1000)
+    """
+    found = plain.run(textwrap.dedent(code), limits=ResourceLimits(memory_bytes=160 << 20))
+    assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
+    assert "watch" in found.isolation.held["memory_bytes"]
+
+
+FORK_BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
+
+
+def test_a_fork_bomb_stays_within_its_limit_and_is_stopped(grouped: Place) -> None:
+    code = "print('ready', flush=True)\n" + FORK_BOMB
+    most = 0
+
+    def stop(worker: Worker, report: Report) -> None:
+        nonlocal most
+        most = max(most, getattr(report, "processes", 0))
+        if most > 40:
+            worker.stop(0.0)
+
+    found = grouped.run(code, on_report=stop, limits=ResourceLimits(pids=64))
+    assert 40 < most <= 64
+    assert "--pids-limit" in found.exit.detail
+
+
+def test_without_groups_the_watch_ends_a_fork_bomb(plain: Place) -> None:
+    code = "import os, time\nfor _ in range(400):\n    if os.fork() == 0:\n        time.sleep(1000)\ntime.sleep(1000)"
+    found = plain.run(code, limits=ResourceLimits(pids=50))
+    assert (found.exit.cause, found.exit.limit) == ("limit", "pids")
+
+
+@pytest.mark.parametrize("forks", [0, 3])
+def test_processor_time_is_limited_over_the_whole_tree(place: Place, forks: int) -> None:
+    code = f"import os\nfor _ in range({forks}):\n    if os.fork() == 0:\n        break\nwhile True:\n    pass"
+    found = place.run(code, limits=ResourceLimits(cpu_seconds=1))
+    assert (found.exit.cause, found.exit.limit) == ("limit", "cpu_seconds")
+    assert found.usage.cpu_seconds >= 0.9
+
+
+def test_a_file_that_grows_too_large_is_refused(place: Place) -> None:
+    code = "import os\nwith open(os.environ['TMPDIR'] + '/big', 'wb') as f:\n    f.write(bytes(1 << 20))"
+    found = place.run(code, limits=ResourceLimits(file_size_bytes=1 << 16))
+    assert isinstance(found.terminal, Raised)
+    assert "File too large" in found.terminal.evalue
+
+
+def test_too_many_open_files_are_refused(place: Place) -> None:
+    found = place.run("x = [open('/dev/null') for _ in range(100)]", limits=ResourceLimits(open_files=40))
+    assert isinstance(found.terminal, Raised)
+    assert "Too many open files" in found.terminal.evalue
+
+
+def test_50_mb_in_one_print_arrive_whole(place: Place) -> None:
+    found = place.run("print('x' * 50_000_000, end='')")
+    assert len(found.text()) == 50_000_000
+    assert isinstance(found.terminal, Returned)
+
+
+def test_50_mb_written_to_the_descriptor_arrive_whole_and_bad_bytes_are_replaced(place: Place) -> None:
+    code = "import os\ndata = memoryview(b'\\xff' + b'y' * 49_999_998 + 'é'.encode())\n"
+    code += "while data:\n    data = data[os.write(1, data[:99_999]):]"
+    text = place.run(code).text()
+    assert len(text) == 50_000_000
+    assert (text[0], text[-1]) == ("\ufffd", "é")
+
+
+def test_a_carriage_return_stays_one(place: Place) -> None:
+    assert place.run("import os\nos.write(1, b'1%\\r2%\\r\\n')").text() == "1%\r2%\r\n"
+
+
+HOSTILE = {
+    "a header of 4 GB": "b'\\xff\\xff\\xff\\xff' + bytes(4)",
+    "a body of 4 GB": "b'\\0\\0\\0\\x02\\xff\\xff\\xff\\xff{}'",
+    "no JSON": "frame(b'{{')",
+    "deep JSON": "frame(b'[' * 100_000)",
+    "JSON deep in a place for anything": 'frame(b\'{"type":"display","data":{"x":\' + b\'[\' * 100_000)',
+    "an unknown frame": 'frame(b\'{"type":"queued"}\')',
+    "a frame that only the manager may make": 'frame(b\'{"type":"job_update","status":"completed"}\')',
+    "a number of many digits": "frame(b'{\"type\":\"node_progress\",\"progress\":' + b'9' * 5_000_000 + b'}')",
+    "no text": 'frame(b\'{"type":"stream","name":"stdout","text":"\\xff"}\')',
+    "a lone surrogate": 'frame(rb\'{"type":"stream","name":"stdout","text":"\\ud800"}\')',
+    "a value of a wrong size": 'frame(b\'{"type":"value","name":"x","format":"json","sizes":[9]}\')',
+    "a value by reference": 'frame(b\'{"type":"value","name":"x","format":"object"}\')',
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_bytes_on_the_channel_are_a_protocol_error(grouped: Place, what: str) -> None:
+    async def work(runner: SubprocessRunner) -> None:
+        job = grouped.job(JobRequest(work=CodeWork(f"{SEND_RAW}\nsend({HOSTILE[what]})\ntime.sleep(1000)")))
+        async with runner.launch(job, Parcel(environ=os.environ)) as worker:
+            with pytest.raises(ProtocolError, match=r"not allowed|wrong form"):
+                print([report async for batch in worker.reports() for report in batch])
+            worker.stop(0.1)
+            assert (await worker.wait()).sent
+
+    grouped.session(work)
+
+
+def test_a_job_waits_while_nobody_takes_its_output(place: Place) -> None:
+    async def work(runner: SubprocessRunner) -> int:
+        code = "import os\nfor _ in range(200):\n    os.write(1, bytes(1 << 20))"
+        job = place.job(JobRequest(work=CodeWork(code)))
+        taken = 0
+        async with runner.launch(job, Parcel(environ=os.environ)) as worker:
+            async for batch in worker.reports():
+                taken += sum(len(report.text) for report in batch if isinstance(report, Stream))
+                if any(isinstance(report, Ready) for report in batch):
+                    await anyio.sleep(0.3)
+                    assert taken == 0
+        return taken
+
+    assert place.session(work) == 200 << 20
