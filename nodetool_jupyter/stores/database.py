@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from ..errors import StoreError
 
@@ -37,6 +37,10 @@ class Database(Protocol):
 
     def connect(self) -> Engine:
         """Make the place usable and an engine for it, in autocommit. Raises `StoreError`."""
+        ...
+
+    def keep_others_out(self, connection: Connection) -> None:
+        """Let nobody else change the tables until the transaction ends."""
         ...
 
     def check(self) -> None:

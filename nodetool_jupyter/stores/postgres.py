@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.dialects.postgresql import insert
 
 from ..errors import StorageFull, StoreBusy, StoreError
@@ -50,6 +50,10 @@ class PostgresDatabase:
             pool_reset_on_return=None,
             connect_args=arguments,
         )
+
+    def keep_others_out(self, connection: Connection) -> None:
+        """Hold a lock of our own until the transaction ends."""
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7238153)")
 
     def check(self) -> None:
         """The server itself says when a write is lost."""

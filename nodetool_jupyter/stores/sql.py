@@ -187,16 +187,17 @@ class SqlStore:
         """An engine on tables that are up to date."""
         from sqlalchemy.exc import SQLAlchemyError
 
-        from .tables import bring_up_to_date
+        from .tables import bring_up_to_date, is_up_to_date
 
         engine = database.connect()
         try:
             with engine.connect() as connection:
-                connection.exec_driver_sql(database.begin)
-                if engine.dialect.name == "postgresql":
-                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7238153)")
-                bring_up_to_date(connection, database.where)
-                connection.commit()
+                if not is_up_to_date(connection, database.where):
+                    connection.exec_driver_sql(database.begin)
+                    database.keep_others_out(connection)
+                    if not is_up_to_date(connection, database.where):
+                        bring_up_to_date(connection)
+                    connection.commit()
         except SQLAlchemyError as error:
             engine.dispose()
             raise database.explain(getattr(error, "orig", None) or error) from error

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.dialects.sqlite import insert
 
 from ..errors import StorageFull, StoreBusy, StoreDamaged, StoreError
@@ -69,6 +69,9 @@ class SqliteDatabase:
         )
         event.listen(engine, "connect", _prepare)
         return engine
+
+    def keep_others_out(self, connection: Connection) -> None:
+        """`BEGIN IMMEDIATE` has done so."""
 
     def check(self) -> None:
         """A file that was removed takes writes without a word, so look for it each time."""

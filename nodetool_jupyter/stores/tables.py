@@ -108,16 +108,13 @@ alembic_version = Table(
 )
 
 
-def bring_up_to_date(connection: Connection, where: str) -> None:
-    """Create or migrate the tables; inside a transaction that keeps other writers out.
+def is_up_to_date(connection: Connection, where: str) -> bool:
+    """Whether the tables are there as this version knows them; needs no lock.
 
     Raises `StoreError` when a newer version of this package has written them.
     """
     if not inspect(connection).has_table(schema.name):
-        metadata.create_all(connection)
-        connection.execute(insert(alembic_version).values(version_num=revision(SCHEMA)))
-        connection.execute(insert(schema).values(number=SCHEMA, written_by=__version__))
-        return
+        return False
     number, written_by = connection.execute(select(schema.c.number, schema.c.written_by)).one()
     if number > SCHEMA:
         raise StoreError(
@@ -125,7 +122,16 @@ def bring_up_to_date(connection: Connection, where: str) -> None:
             f"too old to read it. Install nodetool_jupyter {written_by} or newer, or set NODETOOL_DATABASE_URL to "
             "another place."
         )
-    if number < SCHEMA:
+    return bool(number == SCHEMA)
+
+
+def bring_up_to_date(connection: Connection) -> None:
+    """Create or migrate the tables; inside a transaction that keeps other writers out."""
+    if not inspect(connection).has_table(schema.name):
+        metadata.create_all(connection)
+        connection.execute(insert(alembic_version).values(version_num=revision(SCHEMA)))
+        connection.execute(insert(schema).values(number=SCHEMA, written_by=__version__))
+    else:
         from .migrations import upgrade
 
         upgrade(connection)

@@ -131,10 +131,13 @@ def test_damage_that_shows_at_the_start_is_set_aside_at_once(closed, opened, mon
 LOCK = """
     import sqlite3, sys
     connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-    connection.execute("BEGIN EXCLUSIVE" if sys.argv[2] == "exclusive" else "BEGIN IMMEDIATE")
+    if sys.argv[2] == "exclusive":
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    connection.execute("BEGIN IMMEDIATE")
     print("locked", flush=True)
     sys.stdin.readline()
     connection.execute("COMMIT")
+    connection.close()
     print("free", flush=True)
     sys.stdin.readline()
 """
@@ -191,6 +194,12 @@ def test_a_locked_database_takes_the_same_changes_later_and_loses_nothing(sqlite
     store.commit([change])
     assert store.get(job.id) == change.job
     assert [event.seq for event in store.read(job.id)] == [1, 2]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_database_that_somebody_writes_to_can_be_opened_and_read(closed, opened, locker):
+    locker(closed)
+    assert len(opened(url_of(closed)).find()) == 100
 
 
 @pytest.mark.usefixtures("impatient")

@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import create_engine, event, inspect, make_url, text
 
 from nodetool_jupyter import __version__
+from nodetool_jupyter.config import Settings
 from nodetool_jupyter.errors import StoreError
 from nodetool_jupyter.jobs import JobStatus
-from nodetool_jupyter.stores import migrations, tables
+from nodetool_jupyter.stores import migrations, open_store, tables
 from nodetool_jupyter.stores.sql import SqlStore
 from tests.stores.store_building import new, stored
 
@@ -177,3 +178,53 @@ def test_the_newest_page_is_read_from_an_index_and_never_sorted(sqlite, sqlite_p
     steps = " ".join(row[3] for row in plan)
     assert f"USING INDEX nodetool_jobs_{index}" in steps
     assert "TEMP B-TREE" not in steps
+
+
+@pytest.mark.parametrize("column", ["state", "request", "status"])
+def test_a_row_that_can_not_be_read_is_named(url, opened, column):
+    store = opened(url)
+    job, other = stored(store), stored(store)
+    engine = connected(url)
+    with engine.begin() as connection:
+        spoilt = "'no such'" if column == "status" else ":blob"
+        connection.execute(
+            text(f"UPDATE nodetool_jobs SET {column} = {spoilt} WHERE id = :id"),
+            {"id": job.id} if column == "status" else {"id": job.id, "blob": b"\x00\xff{"},
+        )
+    engine.dispose()
+    with pytest.raises(StoreError, match=job.id):
+        store.get(job.id)
+    assert store.get(other.id) == other
+
+
+def test_an_event_that_can_not_be_read_is_an_error_of_the_store(url, opened):
+    store = opened(url)
+    job = stored(store)
+    engine = connected(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE nodetool_events SET events = :blob"), {"blob": b"[{]"})
+    engine.dispose()
+    with pytest.raises(StoreError, match="log is damaged"):
+        store.read(job.id)
+
+
+def test_the_settings_choose_the_store(sqlite_path, postgres):
+    url = postgres.new_database()
+    kinds = {}
+    for name, environ in {
+        "memory": {"ENV": "test"},
+        "sqlite": {"NODETOOL_DATABASE_URL": f"sqlite:///{sqlite_path}", "ENV": "test"},
+        "postgres": {"NODETOOL_DATABASE_URL": url},
+    }.items():
+        store = open_store(Settings(environ))
+        stored(store)
+        kinds[name] = type(store).__name__
+        store.close()
+    assert kinds == {"memory": "MemoryStore", "sqlite": "SqlStore", "postgres": "SqlStore"}
+    assert sqlite_path.exists()
+
+
+def test_without_a_setting_jobs_are_kept_in_jupyters_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    open_store(Settings({})).close()
+    assert (tmp_path / "data" / "nodetool" / "jobs.sqlite").exists()
