@@ -146,6 +146,11 @@ class Settings:
         return "" if self.test else f"sqlite:///{data_dir() / 'nodetool' / 'jobs.sqlite'}"
 
 
+def environment() -> dict[str, str]:
+    """This process's environment as it is now."""
+    return dict(os.environ)
+
+
 def data_dir() -> Path:
     """Jupyter's data folder."""
     from jupyter_core.paths import jupyter_data_dir

@@ -138,7 +138,8 @@ class Engine:
 
     def outcome(self, job_id: str) -> Outcome:
         """The values of a job of this manager; empty when they are forgotten."""
-        return self._outcomes.get(job_id) or Outcome()
+        found = self._outcomes.get(job_id)
+        return Outcome() if found is None else found  # one that is still empty is the one to hold on to
 
     def join(self, job_id: str, subscription: Subscription) -> bool:
         """Whether a subscription is served by the live feed from now on; on the loop only."""

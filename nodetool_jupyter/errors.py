@@ -32,6 +32,10 @@ class NodetoolError(Exception):
 
     code = "NT-000"
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the sentence, without frames of ours."""
+        return [f"\x1b[31m{type(self).__name__}\x1b[39m: {self}"]
+
 
 class Refused(NodetoolError):
     """The request was refused before anything started; no job exists."""
@@ -142,7 +146,7 @@ class _Ended(NodetoolError):
         self.reason = reason
 
     def _render_traceback_(self) -> list[str]:
-        return [*self.traceback, f"{type(self).__name__}: {self}"]
+        return [*self.traceback, *super()._render_traceback_()]
 
 
 class JobFailed(_Ended):

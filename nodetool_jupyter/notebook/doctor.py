@@ -1,0 +1,89 @@
+"""What works here: versions, the store, and what each runner can hold."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..errors import Refused
+from ..jobs import LIMIT_NAMES, CodeWork, JobRequest
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_PACKAGES = (
+    "ipython",
+    "ipykernel",
+    "ipywidgets",
+    "anywidget",
+    "jupyterlab",
+    "notebook",
+    "cloudpickle",
+    "msgspec",
+    "sqlalchemy",
+)
+_GOOD_IPYKERNEL = (7, 4)
+
+
+def report(session: Session) -> str:
+    """The whole report. Starts the manager, so that the store is really tried."""
+    return "\n".join([*_versions(), "", *_kernel(), "", *_store(session), "", *_runners(session)])
+
+
+def _versions() -> Iterator[str]:
+    yield f"nodetool_jupyter  {__version__}"
+    yield f"python            {platform.python_version()} ({sys.executable})"
+    yield f"system            {platform.system()} {platform.release()} {platform.machine()}"
+    for name in _PACKAGES:
+        yield f"{name:<17} {_version(name) or 'not installed'}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _kernel() -> Iterator[str]:
+    found = _version("ipykernel")
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    if numbers and numbers < _GOOD_IPYKERNEL and numbers[0] >= 7:
+        yield f"! ipykernel {found} can hang while widgets are used in a running cell. Install ipykernel 7.4 or newer."
+    elif numbers and numbers[0] < 7:
+        yield f"! With ipykernel {found} Cancel on a card waits for the cell. Interrupt instead, or install 7.4."
+    else:
+        yield "ok buttons of a card work while its cell runs"
+
+
+def _store(session: Session) -> Iterator[str]:
+    manager = session.manager
+    where = manager.settings.database_url
+    yield f"jobs are kept in  {_without_password(where) if where else 'memory (ENV=test), and are gone with it'}"
+    count = len(manager.find(limit=10_000))
+    yield f"ok {count} jobs of {manager.owner.user} are there"
+    for sentence in manager.warnings:
+        yield f"! {sentence}"
+
+
+def _without_password(url: str) -> str:
+    scheme, found, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}{found}{user.partition(':')[0]}:…@{place}" if at and ":" in user else url
+
+
+def _runners(session: Session) -> Iterator[str]:
+    for name, runner in session.manager.runners.items():
+        try:
+            runner.check(JobRequest(work=CodeWork("pass"), runner=name))
+        except Refused as error:
+            yield f"! {name}: {error}"
+            continue
+        yield f"ok {name}"
+        holds = runner.holds()
+        for limit in LIMIT_NAMES:
+            yield f"     {limit:<16} {holds.get(limit, 'not held here; asking for it is refused')}"

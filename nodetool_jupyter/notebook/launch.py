@@ -1,0 +1,173 @@
+"""From a plan to a running job with its place in the notebook."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import msgspec
+from msgspec import Struct
+
+from ..errors import InvalidRequest, JobNotFound
+from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
+from ..runners.base import Parcel
+from . import requests
+from .handle import JobHandle
+from .options import Options
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_RUN_OPTIONS = {
+    "profile",
+    "python",
+    "env",
+    "secrets",
+    "name",
+    "labels",
+    "grace_seconds",
+    "cwd",
+    "max_transfer_bytes",
+    "max_output_bytes",
+}
+_FUNCTION = "_function"
+
+
+class Plan(Struct, frozen=True):
+    """What would be submitted. `inputs`: the names that travel or are shared, `imports`: the line for modules."""
+
+    request: JobRequest
+    parcel: Parcel
+    inputs: tuple[str, ...] = ()
+    imports: str = ""
+
+
+def plan_cell(session: Session, options: Options, cell: str) -> Plan:
+    """Everything that is decided, checked and encoded before a cell's job exists. Raises a `Refused`."""
+    shell = session.shell
+    runner = session.manager.runner(options.runner)
+    filename = f"Cell In[{shell.execution_count}]"
+    request = requests.cell_request(options, cell, code="", filename=filename, shares_namespace=runner.shares_namespace)
+    code = _transformed(shell, cell)
+    if not requests.speaks_other_python(options.python):
+        requests.check_syntax(f"\n{code}", filename)
+    names = requests.choose_inputs(options.inputs, code, shell.user_ns, shell.user_ns_hidden)
+    imports, others = "", names
+    if not runner.shares_namespace and not requests.begins_with_future(code):
+        imports, others = requests.import_line(names, shell.user_ns)
+    # the cell's first line is the magic's own, so that lines count as the page numbers them
+    work = CodeWork(cell, f"{imports}\n{code}", filename)
+    request = msgspec.structs.replace(request, work=work, inputs=tuple(others))
+    runner.check(request)
+    parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns)
+    return Plan(request, parcel, tuple(others), imports)
+
+
+def _transformed(shell: Any, cell: str) -> str:
+    """The cell as Python: magics and `!commands` become calls."""
+    try:
+        return str(shell.transform_cell(cell))
+    except SyntaxError as error:
+        raise InvalidRequest(f"The cell is not valid Python: {error.msg}. Nothing was started.") from None
+
+
+def submit(session: Session, plan: Plan, *, inputs: Mapping[str, Any] | None = None) -> JobHandle:
+    """Start it. An interrupt on the way leaves nothing running."""
+    job_id = uuid4().hex
+    try:
+        job = session.manager.submit(plan.request, plan.parcel, job_id=job_id)
+    except KeyboardInterrupt:
+        with contextlib.suppress(JobNotFound):
+            session.manager.cancel(job_id)
+        raise
+    return JobHandle(session, job, inputs=inputs)
+
+
+def launch_work(
+    session: Session,
+    work: str | Callable[..., Any],
+    *,
+    runner: str | None,
+    inputs: dict[str, Any],
+    outputs: tuple[str, ...],
+    limits: ResourceLimits | None,
+    options: dict[str, Any],
+) -> JobHandle:
+    """What `run` does."""
+    settings = session.settings()
+    source, code, values, name = _work(session, work, inputs)
+    chosen = session.manager.runner(runner or settings["runner"])
+    asked = limits or ResourceLimits()
+    if asked.wall_seconds is None:
+        asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
+    request = JobRequest(
+        work=CodeWork(source, code),
+        runner=chosen.name,
+        limits=asked,
+        inputs=tuple(values),
+        outputs=outputs,
+        **_checked({"name": name, **options}, settings, shares_namespace=chosen.shares_namespace),
+    )
+    requests.check_syntax(request.work.runnable, request.work.filename)
+    chosen.check(request)
+    plan = Plan(request, requests.make_parcel(request, chosen, list(values), values, shared=_namespace(values)))
+    return submit(session, plan, inputs=values)
+
+
+def _work(
+    session: Session, work: str | Callable[..., Any], inputs: dict[str, Any]
+) -> tuple[str, str, dict[str, Any], str]:
+    """Source, code after IPython's transform, the values that it finds, its name."""
+    for name in inputs:
+        if not name.isidentifier() or name == _FUNCTION:
+            raise InvalidRequest(f"Input {name!r} is not a name that code can use. Take letters, digits and '_'.")
+    if isinstance(work, str):
+        code = _transformed(session.shell, work) if session.shell is not None else ""
+        return work, code if code != work else "", inputs, ""
+    if not callable(work):
+        raise InvalidRequest(f"run() takes code as text or a function, not {type(work).__name__}.")
+    wait = "await " if inspect.iscoroutinefunction(work) else ""
+    call = f"{wait}{_FUNCTION}({', '.join(f'{name}={name}' for name in inputs)})"
+    return call, "", {_FUNCTION: work, **inputs}, getattr(work, "__name__", "").strip("<>")
+
+
+def _namespace(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"__name__": "__main__", "__builtins__": builtins, **values}
+
+
+def _checked(options: dict[str, Any], settings: Any, *, shares_namespace: bool) -> dict[str, Any]:
+    unknown = sorted(set(options) - _RUN_OPTIONS)
+    if unknown:
+        raise InvalidRequest(f"run() has no option {unknown[0]!r}. It takes {', '.join(sorted(_RUN_OPTIONS))}.")
+    cwd = "" if shares_namespace else requests.working_directory()
+    merged = {"python": settings["python"], "grace_seconds": settings["grace"], "cwd": cwd, **options}
+    merged["profile"] = merged.get("profile") or settings["profile"]
+    merged["secrets"] = tuple(merged.get("secrets", ()))
+    try:
+        merged["profile"] = Profile(merged["profile"])
+    except ValueError:
+        raise InvalidRequest(f"profile {merged['profile']!r} is not one of {', '.join(Profile)}.") from None
+    return merged
+
+
+def relaunch(session: Session, handle: JobHandle, changes: dict[str, Any]) -> JobHandle:
+    """The same work once more; a cell's inputs are the notebook's variables as they are now. Raises a `Refused`."""
+    request = msgspec.structs.replace(handle.job.request, rerun_of=handle.id, **changes)
+    runner = session.manager.runner(request.runner)
+    namespace = session.shell.user_ns if session.shell is not None else {}
+    values = dict(handle.inputs) if handle.inputs is not None else namespace
+    lost = [name for name in request.inputs if name not in values]
+    if lost:
+        raise InvalidRequest(
+            f"Job {handle.id} needs the variable {lost[0]!r}, which the kernel does not have. Assign it."
+        )
+    if runner.shares_namespace:
+        request = msgspec.structs.replace(request, cwd="")
+    runner.check(request)
+    shared = values if handle.inputs is None else _namespace(values)
+    parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared)
+    return submit(session, Plan(request, parcel), inputs=handle.inputs)

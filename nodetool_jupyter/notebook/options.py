@@ -1,0 +1,257 @@
+"""The options of `%%nodetool`: declared once, for parsing, help and completion."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from IPython.core.error import UsageError
+from IPython.core.magic_arguments import MagicArgumentParser, argument
+from msgspec import Struct
+
+from ..config import Settings
+from ..errors import InvalidRequest
+from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
+from ..quantities import parse_count, parse_duration, parse_number, parse_size
+
+T = TypeVar("T")
+AUTO, NONE = "auto", "none"
+_DEFAULTS = JobRequest(work=CodeWork(""))
+
+OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("-r", "--runner"), {"metavar": "RUNNER", "help": "where it runs: threaded or subprocess"}),
+    (("-i", "--in"), {"metavar": "NAMES", "action": "append", "dest": "inputs",
+                      "help": "variables to send: a,b or auto (what the cell reads, the default) or none"}),
+    (("-o", "--out"), {"metavar": "NAMES", "action": "append", "dest": "outputs",
+                       "help": "variables to bring back: a,b; the last expression always comes back"}),
+    (("-b", "--background"), {"action": "store_true", "default": None, "help": "return at once"}),
+    (("-t", "--timeout"), {"metavar": "TIME", "help": "stop it after this long: 30, 30s, 5m"}),
+    (("-m", "--memory"), {"metavar": "SIZE", "help": "memory it may use: 512m, 2g"}),
+    (("--cpus",), {"metavar": "N", "help": "processors it may use: 1.5"}),
+    (("--pids-limit",), {"metavar": "N", "help": "processes and threads it may have: 256"}),
+    (("--python",), {"metavar": "PATH", "help": "another interpreter (subprocess)"}),
+    (("--profile",), {"metavar": "PROFILE", "help": "how much it is trusted: trusted, default or untrusted"}),
+    (("-e", "--env"), {"metavar": "K[=V]", "action": "append",
+                       "help": "a variable of its environment; K alone: the kernel's value"}),
+    (("--env-file",), {"metavar": "FILE", "action": "append", "help": "lines of K=V or K"}),
+    (("--secret",), {"metavar": "NAME", "action": "append", "dest": "secrets",
+                     "help": "pass the kernel's environment variable NAME without storing or showing its value"}),
+    (("--name",), {"metavar": "NAME", "help": "what the job is called"}),
+    (("--label",), {"metavar": "K=V", "action": "append", "dest": "labels", "help": "a label to find it by"}),
+    (("--grace",), {"metavar": "TIME", "help": "from the request to stop to the kill: 5s"}),
+    (("--job",), {"metavar": "NAME", "help": "bind the job's handle to this name; `_job` is always the last one"}),
+    (("--progress",), {"metavar": "HOW", "help": "how it is shown: auto, card, text or none"}),
+    (("--max-output",), {"metavar": "SIZE", "help": "output shown in the notebook (1m); `%%nodetool logs` has all"}),
+    (("--max-transfer",), {"metavar": "SIZE", "help": "largest value that may travel (1g)"}),
+    (("--no-raise",), {"action": "store_true", "help": "the cell does not fail when the job does"}),
+    (("--dry-run",), {"action": "store_true", "help": "show the plan, limits and isolation; start nothing"}),
+    (("--best-effort",), {"action": "store_true", "default": None, "help": "run even where a limit can't be held"}),
+)  # fmt: skip
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "--profile": tuple(Profile),
+    "--progress": ("auto", "card", "text", "none"),
+    "--in": (AUTO, NONE),
+    "--timeout": ("30s", "5m", "1h"),
+    "--memory": ("512m", "1g", "2g", "4g"),
+    "--cpus": ("1", "2"),
+    "--grace": ("5s", "30s"),
+}
+"""Values to complete, beside runners and names, which are only known in the session."""
+
+_DOCKER = "-v --volume --image --pull --network --gpus --user --shm-size"
+_NOT_YET = {**dict.fromkeys(_DOCKER.split(), "the docker runner"), "--retries": "retries", "--priority": "priorities"}
+
+
+def with_options(function: T) -> T:
+    """Declare every option on a magic that has `@magic_arguments()` above."""
+    for flags, settings in reversed(OPTIONS):
+        shown = {**settings, "help": settings["help"].replace("%%", "%%%%")}
+        function = argument(*flags, **shown)(function)  # type: ignore[no-untyped-call]  # IPython's
+    return function
+
+
+def option_parser(name: str) -> MagicArgumentParser:
+    """A parser of the same options for a verb, such as `rerun`."""
+    parser = MagicArgumentParser(name)  # type: ignore[no-untyped-call]  # IPython's
+    for flags, settings in OPTIONS:
+        parser.add_argument(*flags, **{**settings, "help": argparse.SUPPRESS})
+    return parser
+
+
+def split(line: str) -> list[str]:
+    """The words of a magic's line, one layer of shell quoting stripped. Raises `InvalidRequest`."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"The line {line.strip()!r} can't be split into words: {error}. Close the quotation."
+        ) from None
+
+
+def parse(parser: MagicArgumentParser, words: list[str], *, usage: str) -> Namespace:
+    """The options given. Raises `InvalidRequest` in one sentence; `usage` names what explains them."""
+    parser.allow_abbrev = False
+    try:
+        found, rest = parser.parse_known_args(words)
+    except UsageError as error:
+        raise InvalidRequest(f"{_sentence(str(error))} `{usage}?` lists the options. Nothing was started.") from None
+    if rest:
+        raise InvalidRequest(_unknown(rest[0], parser, usage))
+    return found
+
+
+def _sentence(message: str) -> str:
+    """argparse's `argument -t/--timeout: expected one argument` as a sentence."""
+    what, found, why = message.partition(": ")
+    if found and what.startswith("argument "):
+        return f"Option {what.removeprefix('argument ')}: {why}."
+    return f"{message[:1].upper()}{message[1:]}."
+
+
+def _unknown(word: str, parser: MagicArgumentParser, usage: str) -> str:
+    name = word.partition("=")[0]
+    if not word.startswith("-"):
+        return (
+            f"{usage} does not know what {word!r} is for. Options begin with '-', and values with spaces need quotes. "
+            f"`{usage}?` lists the options. Nothing was started."
+        )
+    if name in _NOT_YET:
+        return (
+            f"Option {name!r} belongs to {_NOT_YET[name]}, which is not offered yet. Leave it out. Nothing was started."
+        )
+    near = difflib.get_close_matches(name, parser._option_string_actions, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return f"There is no option {name!r}.{meant} `{usage}?` lists the options. Nothing was started."
+
+
+class Options(Struct, frozen=True):
+    """The options of one cell, with settings and defaults filled in.
+
+    inputs: names, or `AUTO`. env: as given, K or K=V.
+    """
+
+    runner: str
+    profile: Profile
+    inputs: tuple[str, ...] | str
+    outputs: tuple[str, ...]
+    background: bool
+    limits: ResourceLimits
+    python: str
+    env: tuple[str, ...]
+    env_files: tuple[str, ...]
+    secrets: tuple[str, ...]
+    name: str
+    labels: dict[str, str]
+    grace_seconds: float
+    job: str
+    progress: str
+    max_output_bytes: int
+    max_transfer_bytes: int
+    raises: bool
+    dry_run: bool
+
+
+def resolve(given: Namespace, settings: Settings) -> Options:
+    """What the line says, then what is set. Raises `InvalidRequest` for a value that can't be read."""
+    profile = given.profile if given.profile is not None else settings["profile"]
+    if profile not in tuple(Profile):
+        raise InvalidRequest(f"--profile {profile!r} is not one of {', '.join(Profile)}.")
+    progress = given.progress if given.progress is not None else settings["progress"]
+    if progress not in VALUES["--progress"]:
+        raise InvalidRequest(f"--progress {progress!r} is not one of {', '.join(VALUES['--progress'])}.")
+    job = given.job or ""
+    if job and not job.isidentifier():
+        raise InvalidRequest(f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_'.")
+    timeout = given.timeout is None and settings["timeout"]
+    asked = limits(given)
+    return Options(
+        runner=given.runner or settings["runner"],
+        profile=Profile(profile),
+        inputs=_inputs(given.inputs),
+        outputs=_names(given.outputs, "--out"),
+        background=settings["background"] if given.background is None else given.background,
+        limits=msgspec.structs.replace(asked, wall_seconds=timeout) if timeout else asked,
+        python=given.python or settings["python"],
+        env=tuple(given.env or ()),
+        env_files=tuple(given.env_file or ()),
+        secrets=tuple(given.secrets or ()),
+        name=given.name or "",
+        labels=labels(given.labels or ()),
+        grace_seconds=_given(given.grace, parse_duration, "--grace") or settings["grace"],
+        job=job,
+        progress=progress,
+        max_output_bytes=_given(given.max_output, parse_size, "--max-output") or _DEFAULTS.max_output_bytes,
+        max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
+        raises=not given.no_raise,
+        dry_run=given.dry_run,
+    )
+
+
+def limits(given: Namespace) -> ResourceLimits:
+    """The limits on the line."""
+    return ResourceLimits(
+        wall_seconds=_given(given.timeout, parse_duration, "--timeout"),
+        memory_bytes=_given(given.memory, parse_size, "--memory"),
+        cpus=_given(given.cpus, parse_number, "--cpus"),
+        pids=_given(given.pids_limit, parse_count, "--pids-limit"),
+        best_effort=bool(given.best_effort),
+    )
+
+
+def labels(given: Iterable[str]) -> dict[str, str]:
+    """`K=V` each, or `K` for an empty value."""
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name:
+            raise InvalidRequest(f"--label {text!r} has no name. Write --label name=value.")
+        found[name] = value
+    return found
+
+
+def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
+    """What `rerun`'s options change about a request: only what was given."""
+    asked = limits(given)
+    changed: dict[str, Any] = {"limits": msgspec.structs.replace(request.limits, **asked.asked())}
+    if given.best_effort:
+        changed["limits"] = msgspec.structs.replace(changed["limits"], best_effort=True)
+    plain: Mapping[str, Callable[[], Any]] = {
+        "runner": lambda: given.runner,
+        "python": lambda: given.python,
+        "name": lambda: given.name,
+        "profile": lambda: Profile(given.profile) if given.profile in tuple(Profile) else None,
+        "grace_seconds": lambda: _given(given.grace, parse_duration, "--grace"),
+        "max_output_bytes": lambda: _given(given.max_output, parse_size, "--max-output"),
+        "max_transfer_bytes": lambda: _given(given.max_transfer, parse_size, "--max-transfer"),
+        "outputs": lambda: _names(given.outputs, "--out") if given.outputs else None,
+    }
+    if given.profile and given.profile not in tuple(Profile):
+        raise InvalidRequest(f"--profile {given.profile!r} is not one of {', '.join(Profile)}.")
+    found = {name: make() for name, make in plain.items()}
+    return {**changed, **{name: value for name, value in found.items() if value is not None}}
+
+
+def _given(text: str | None, parse_text: Callable[[str, str], T], what: str) -> T | None:
+    return None if text is None else parse_text(text, what)
+
+
+def _inputs(given: list[str] | None) -> tuple[str, ...] | str:
+    if not given or given == [AUTO]:
+        return AUTO
+    return () if given == [NONE] else _names(given, "--in")
+
+
+def _names(given: Iterable[str] | None, option: str) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for text in given or ():
+        for name in text.replace(",", " ").split():
+            if not name.isidentifier():
+                raise InvalidRequest(f"{option} {name!r} is not a variable's name. Write names with commas: a,b.")
+            found[name] = None
+    return tuple(found)

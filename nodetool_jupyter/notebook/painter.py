@@ -1,0 +1,150 @@
+"""The thread that shows jobs: each in turn, ten times a second at most, a hundred over all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ..events import AnyEvent
+from ..loop import LoopThread
+from ..view import View, fold_all
+
+_INTERVAL_SECONDS = 0.1
+_SECONDS_PER_JOB = 0.01
+_REPEAT_SECONDS = 1.0
+
+
+class Face(Protocol):
+    """How the state of a job is shown. All methods are called on the painter's thread.
+
+    clock_seconds: how often it wants to be painted even if nothing happened; 0 for never.
+    """
+
+    clock_seconds: float
+
+    def hide(self) -> None:
+        """Make room for output, where both share a line."""
+        ...
+
+    def paint(self, view: View) -> None:
+        """Show the present state."""
+        ...
+
+    def finish(self, view: View) -> None:
+        """Show the last state."""
+        ...
+
+    def repeat(self, view: View) -> None:
+        """Show the last state once more, for those who missed it."""
+        ...
+
+
+class Output(Protocol):
+    """Where the output of a job goes."""
+
+    def publish(self, events: Sequence[AnyEvent]) -> Sequence[AnyEvent]:
+        """Show these; what comes back is to be shown the next time."""
+        ...
+
+
+class Painter:
+    """One for all jobs of a kernel."""
+
+    def __init__(self) -> None:
+        self._loop = LoopThread("nodetool-painter")
+        self._loop.start()
+        self.active = 0
+
+    @property
+    def interval_seconds(self) -> float:
+        """The shortest time between two paintings of one job."""
+        return max(_INTERVAL_SECONDS, self.active * _SECONDS_PER_JOB)
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Call on this thread, soon; from any thread."""
+        self._loop.post(callback)
+
+    def later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call on this thread after a while."""
+        self._loop.later(seconds, callback)
+
+    def close(self) -> None:
+        """Do what was posted, and end."""
+
+        async def nothing() -> None:
+            return None
+
+        self._loop.finish(nothing)
+
+
+class Canvas:
+    """One job's place in the notebook.
+
+    `hear` takes its events on the manager's thread and returns at once. `done` is set when the last
+    one was shown, `woken` then too, or when the person detaches the cell.
+    `leave` ends the hearing. `view` is what was folded so far.
+    """
+
+    def __init__(self, painter: Painter, view: View, face: Face, output: Output) -> None:
+        self.view = view
+        self.face = face
+        self.done = threading.Event()
+        self.woken = threading.Event()
+        self._painter = painter
+        self._output = output
+        self._events: deque[AnyEvent] = deque()
+        self._held: list[AnyEvent] = []
+        self._armed = threading.Lock()
+        self._last_painted = 0.0
+        self.leave: Callable[[], None] = lambda: None
+        painter.active += 1
+        if face.clock_seconds:
+            painter.later(face.clock_seconds, self._strike)
+
+    def hear(self, events: Sequence[AnyEvent]) -> None:
+        """Take events, in order; from the manager's thread."""
+        self._events.extend(events)
+        if self._armed.acquire(blocking=False):
+            self._painter.post(self._arm)
+
+    def _arm(self) -> None:
+        wait = self._last_painted + self._painter.interval_seconds - time.monotonic()
+        if wait > 0:
+            self._painter.later(wait, self._turn)
+        else:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._armed.release()
+        if self.done.is_set():
+            return
+        self._last_painted = time.monotonic()
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        self.view = fold_all(self.view, events)
+        ended = self.view.status.final
+        try:
+            self.face.hide()
+            self._held = list(self._output.publish([*self._held, *events]))
+            if not ended or self._held:
+                self.face.paint(self.view)
+            else:
+                self.face.finish(self.view)
+        finally:
+            self._go_on(ended=ended)
+
+    def _go_on(self, *, ended: bool) -> None:
+        if self._held and self._armed.acquire(blocking=False):
+            self._painter.post(self._arm)
+        elif ended and not self._held:
+            self._painter.active -= 1
+            self.done.set()
+            self.woken.set()
+            self._painter.later(_REPEAT_SECONDS, lambda: self.face.repeat(self.view))
+
+    def _strike(self) -> None:
+        if not self.done.is_set():
+            self.face.paint(self.view)
+            self._painter.later(self.face.clock_seconds, self._strike)

@@ -1,0 +1,211 @@
+"""From options and a cell to a request and what goes with it; every refusal that needs no runner is made here."""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from ..config import environment, job_environment
+from ..errors import InvalidRequest
+from ..frames import Value
+from ..jobs import CodeWork, JobRequest
+from ..runners.base import Parcel, Runner
+from .names import names_read
+from .options import AUTO, Options
+
+_NEVER_INPUTS = {"In", "Out", "display", "get_ipython", "exit", "quit"}
+
+
+def cell_request(options: Options, cell: str, *, code: str, filename: str, shares_namespace: bool) -> JobRequest:
+    """The request of a cell; its inputs still as asked for. Raises `InvalidRequest`."""
+    if not cell.strip():
+        raise InvalidRequest("The cell is empty below %%nodetool. Write the code to run there. Nothing was started.")
+    return JobRequest(
+        work=CodeWork(cell, code, filename),
+        runner=options.runner,
+        profile=options.profile,
+        limits=options.limits,
+        outputs=options.outputs,
+        env=asked_environment(options.env, options.env_files),
+        secrets=tuple(dict.fromkeys(options.secrets)),
+        name=options.name,
+        labels=options.labels,
+        python=options.python,
+        cwd="" if shares_namespace else working_directory(),
+        grace_seconds=options.grace_seconds,
+        max_output_bytes=options.max_output_bytes,
+        max_transfer_bytes=options.max_transfer_bytes,
+        work_hash=hashlib.sha256(cell.strip().encode("utf-8", "surrogatepass")).hexdigest()[:32],
+    )
+
+
+def working_directory() -> str:
+    """Where the kernel is; "" when that folder is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def check_syntax(code: str, filename: str) -> None:
+    """Refuse code that can't be compiled, pointing at the cell's line."""
+    from ..worker.execute import Cell
+
+    try:
+        Cell(code, filename)
+    except SyntaxError as error:
+        raise InvalidRequest(_syntax_sentence(error)) from None
+    except ValueError as error:
+        raise InvalidRequest(f"The cell can't be compiled: {error}. Nothing was started.") from None
+
+
+def _syntax_sentence(error: SyntaxError) -> str:
+    where = f"Line {error.lineno} of the cell" if error.lineno else "The cell"
+    sentence = f"{where} is not valid Python: {error.msg}. Nothing was started."
+    if not error.text:
+        return sentence
+    line = error.text.rstrip("\n")
+    indent = len(line) - len(line.lstrip())
+    caret = max(0, (error.offset or 1) - 1 - indent)
+    return f"{sentence}\n    {line.strip()}\n    {' ' * caret}^"
+
+
+def choose_inputs(
+    asked: tuple[str, ...] | str, code: str, namespace: Mapping[str, Any], hidden: Mapping[str, Any]
+) -> list[str]:
+    """The names to send. Raises `InvalidRequest` for one that was asked for and isn't there.
+
+    hidden: what IPython itself put into the namespace.
+    """
+    if asked != AUTO:
+        for name in asked:
+            if name not in namespace:
+                raise InvalidRequest(
+                    f"--in names {name!r}, and the kernel has no such variable. Assign it first, or leave it out. "
+                    "Nothing was started."
+                )
+        return list(asked)
+    return [name for name in sorted(names_read(code)) if _counts(name, namespace, hidden)]
+
+
+def _counts(name: str, namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> bool:
+    if name not in namespace or name.startswith("_") or name in _NEVER_INPUTS:
+        return False
+    return not (name in hidden and hidden[name] is namespace[name])
+
+
+def import_line(names: Iterable[str], namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """One line that imports the modules among the names, and the names that are no modules."""
+    imports, others = [], []
+    for name in names:
+        module = namespace[name]
+        known = getattr(module, "__name__", "")
+        if isinstance(module, ModuleType) and sys.modules.get(known) is module and known != "__main__":
+            imports.append(known if known == name else f"{known} as {name}")
+        else:
+            others.append(name)
+    return f"import {', '.join(imports)}" if imports else "", others
+
+
+def encode_inputs(names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest) -> list[Value]:
+    """The values, encoded in this thread. Raises `ValueCannotTravel`."""
+    from ..worker.pickled import encode_input
+
+    neutral = speaks_other_python(request.python)
+    values = []
+    for name in names:
+        fields, buffers = encode_input(
+            name, namespace[name], max_bytes=request.max_transfer_bytes, version_neutral=neutral
+        )
+        values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
+    return values
+
+
+def speaks_other_python(python: str) -> bool:
+    """Whether the interpreter is of another minor version than the kernel."""
+    if not python:
+        return False
+    from ..runners.process_python import interpreter
+
+    return interpreter(python).version.split(".")[:2] != [str(part) for part in sys.version_info[:2]]
+
+
+def make_parcel(
+    request: JobRequest, runner: Runner, names: list[str], namespace: dict[str, Any], *, shared: dict[str, Any] | None
+) -> Parcel:
+    """What goes with the request. `shared`: the namespace that a runner in this process works on."""
+    environ = environment()
+    if runner.shares_namespace:
+        return Parcel(namespace=shared, context=contextvars.copy_context())
+    return Parcel(
+        inputs=encode_inputs(names, namespace, request),
+        environ=job_environment(environ, request.profile, request.env),
+        secrets=secret_values(request.secrets, environ),
+        sys_path=tuple(path or working_directory() for path in sys.path),
+        context=contextvars.copy_context(),
+    )
+
+
+def begins_with_future(code: str) -> bool:
+    """Whether nothing may stand before the code's first statement."""
+    return any(line.lstrip().startswith("from __future__") for line in code.splitlines())
+
+
+def asked_environment(given: Iterable[str], files: Iterable[str]) -> dict[str, str]:
+    """`--env-file`s, then `-e`, as `docker run` reads them. Raises `InvalidRequest`."""
+    found: dict[str, str] = {}
+    environ = environment()
+    for file in files:
+        for line in _lines(file):
+            name, value = _variable(line, environ, f"--env-file {file}: ")
+            found[name] = value
+    for text in given:
+        name, value = _variable(text, environ, "-e ")
+        found[name] = value
+    return found
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InvalidRequest(f"--env-file {file!r} can't be read: {why}. Nothing was started.") from None
+    return [line.lstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _variable(text: str, environ: Mapping[str, str], where: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not name or name != name.strip() or any(ch.isspace() or ch == "\0" for ch in name) or "\0" in value:
+        raise InvalidRequest(f"{where}{text!r} is not NAME or NAME=value. Nothing was started.")
+    if given:
+        return name, value
+    if name not in environ:
+        raise InvalidRequest(
+            f"{where}{name}: the kernel's environment has no {name!r}. Write {name}=value. Nothing was started."
+        )
+    return name, environ[name]
+
+
+def secret_values(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The secrets from the kernel's environment. Raises `InvalidRequest` for one that isn't there."""
+    for name in names:
+        if name not in environ:
+            raise InvalidRequest(
+                f"--secret {name}: the kernel's environment has no {name!r}. "
+                f"Set it first, as with os.environ[{name!r}] = getpass.getpass(). Nothing was started."
+            )
+    return {name: environ[name] for name in names}
+
+
+def with_inputs(request: JobRequest, names: Iterable[str]) -> JobRequest:
+    """The request with the names that it sends."""
+    return msgspec.structs.replace(request, inputs=tuple(names))

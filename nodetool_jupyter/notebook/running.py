@@ -1,0 +1,70 @@
+"""What a cell under `%%nodetool` does, from its options to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .handle import JobHandle
+from .launch import plan_cell, submit
+from .options import Options
+from .plans import describe
+from .showing import show, wait_in_cell
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def run_cell(session: Session, options: Options, cell: str) -> None:
+    """Run a cell as a job, and wait for it unless it is to run in the background. Raises what the job ended with."""
+    plan = plan_cell(session, options, cell)
+    if options.dry_run:
+        print(describe(options, plan, session.manager.runner(options.runner).holds()))
+        return
+    handle = submit(session, plan)
+    present(
+        session,
+        handle,
+        progress=options.progress,
+        background=options.background,
+        raises=options.raises,
+        name=options.job,
+    )
+
+
+def present(
+    session: Session, handle: JobHandle, *, progress: str, background: bool = False, raises: bool = True, name: str = ""
+) -> None:
+    """Show a job in this cell and see it to its end, unless it is to run in the background."""
+    background = background and not session.stable
+    try:
+        _name(session, handle, name)
+        canvas = show(session, handle, progress=progress, background=background)
+    except BaseException:
+        handle.cancel()
+        raise
+    if background:
+        session.bind(handle)
+        if not session.in_kernel:
+            print(f"Job {handle.id[:8]} runs in the background. `%nodetool attach -1` shows it here.")
+        return
+    if not wait_in_cell(handle, canvas):
+        session.bind(handle)
+        return
+    finish(session, handle, raises=raises)
+
+
+def finish(session: Session, handle: JobHandle, *, raises: bool = True) -> None:
+    """Bind what a job that has ended brought back, or raise what it ended with."""
+    error = handle.exception()
+    if error is None:
+        if session.shell is not None:
+            handle.put_into(session.shell.user_ns)
+    elif raises:
+        raise error
+
+
+def _name(session: Session, handle: JobHandle, name: str) -> None:
+    if session.shell is not None:
+        session.shell.user_ns["_job"] = handle
+        if name:
+            session.shell.user_ns[name] = handle

@@ -1,0 +1,170 @@
+"""One session per kernel: its settings, its manager and painter, made when they are first needed."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import BY_NAME, Settings
+from ..errors import InvalidRequest
+from ..jobs import Job
+
+if TYPE_CHECKING:
+    from ..manager import JobExecutionManager
+    from .handle import JobHandle
+    from .painter import Painter
+
+_FIXED_AT_START = {"thread_pool_size", "max_workflow_threads", "database_url", "env"}
+_lock = threading.RLock()
+_current: Session | None = None
+
+
+class Session:
+    """What the magics and `run` work with. `shell` is IPython's, or `None` in plain Python."""
+
+    def __init__(self, shell: Any = None, traits: Callable[[], Mapping[str, Any]] = dict) -> None:
+        self.shell = shell
+        self._traits = traits
+        self._chosen: dict[str, str] = {}
+        self._manager: JobExecutionManager | None = None
+        self._painter: Painter | None = None
+        self._unbound: list[JobHandle] = []
+        self._closed = False
+
+    def settings(self) -> Settings:
+        """The settings as they are now. Raises `InvalidRequest` that names what can't be read."""
+        return Settings(traits=_parsed(self._traits()), chosen=self._chosen)
+
+    def choose(self, name: str, text: str) -> None:
+        """Set something for this kernel."""
+        if name in _FIXED_AT_START and self._manager is not None:
+            raise InvalidRequest(f"{name} is fixed once a job has run here. Restart the kernel and set it first.")
+        self.settings().choose(name, text)
+        self._chosen[name] = text
+
+    @property
+    def stable(self) -> bool:
+        """Whether what is shown is to be the same in every run."""
+        return bool(self.settings()["noninteractive"])
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether there is a front end of Jupyter's."""
+        return getattr(self.shell, "kernel", None) is not None
+
+    @property
+    def manager(self) -> JobExecutionManager:
+        """The kernel's one manager."""
+        with _lock:
+            if self._closed:
+                raise InvalidRequest("This session is closed. Run `%load_ext nodetool_jupyter` again.")
+            if self._manager is None:
+                from ..manager import JobExecutionManager
+
+                self._manager = JobExecutionManager(self.settings(), kernel_id=kernel_id(self.shell))
+                atexit.register(self.close)
+            return self._manager
+
+    @property
+    def painter(self) -> Painter:
+        """The thread that shows jobs."""
+        with _lock:
+            if self._painter is None:
+                from .painter import Painter
+
+                self._painter = Painter()
+            return self._painter
+
+    @property
+    def has_run(self) -> bool:
+        """Whether anything needed the manager so far."""
+        return self._manager is not None
+
+    def bind(self, handle: JobHandle) -> None:
+        """Put what a job brings back into the notebook's variables, once it has ended, before the next cell."""
+        if handle.brings_back and self.shell is not None:
+            self._unbound.append(handle)
+
+    def bind_ended(self, *_: object) -> None:
+        """Bind the values of jobs that have ended meanwhile; in the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        ended = [handle for handle in self._unbound if handle.done()]
+        for handle in ended:
+            self._unbound.remove(handle)
+            handle.put_into(self.shell.user_ns)
+
+    def close(self) -> None:
+        """Stop every job and give everything back."""
+        with _lock:
+            self._closed = True
+            manager, self._manager = self._manager, None
+            painter, self._painter = self._painter, None
+        if manager is not None:
+            manager.close()
+            atexit.unregister(self.close)
+        if painter is not None:
+            painter.close()
+
+    def expected_seconds(self, job: Job) -> float | None:
+        """How long the same code took the last time that it completed."""
+        from ..jobs import JobStatus
+
+        same = self.manager.find(work_hash=job.request.work_hash, statuses={JobStatus.COMPLETED}, limit=1)
+        return same[0].duration_seconds if same and job.request.work_hash else None
+
+
+def _parsed(traits: Mapping[str, Any]) -> dict[str, Any]:
+    """Traits in the types of the settings; text is read as on the line."""
+    parsed = {}
+    for name, value in traits.items():
+        if value is not None and name in BY_NAME:
+            parsed[name] = BY_NAME[name].parse(str(value), f"c.NodetoolMagics.{name} =")
+    return parsed
+
+
+def kernel_id(shell: Any) -> str:
+    """Jupyter's id of this kernel, by its connection file: `kernel-<id>.json` under a server; "" without one."""
+    application = getattr(getattr(shell, "kernel", None), "parent", None)
+    return Path(getattr(application, "connection_file", "") or "").stem.removeprefix("kernel-")
+
+
+def current() -> Session:
+    """The session of this process; without IPython's extension, one for plain Python."""
+    global _current
+    with _lock:
+        if _current is None:
+            _current = Session()
+        return _current
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Make `%%nodetool` and `%nodetool` known. Cheap: everything heavy waits for the first job."""
+    global _current
+    from . import completion
+    from .magics import NodetoolMagics
+
+    magics = NodetoolMagics(shell)
+    shell.register_magics(magics)
+    completion.install(shell, magics.session)
+    shell.events.register("pre_run_cell", magics.session.bind_ended)
+    with _lock:
+        _current = magics.session
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Stop every job and take the magics away."""
+    global _current
+    from . import completion
+
+    with _lock:
+        session, _current = _current, None
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("nodetool", None)
+    completion.uninstall(shell)
+    if session is not None:
+        shell.events.unregister("pre_run_cell", session.bind_ended)
+        session.close()

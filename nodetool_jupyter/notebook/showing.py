@@ -1,0 +1,157 @@
+"""A job's place in the notebook: which face it gets, where its output goes, and how a cell waits for it."""
+
+from __future__ import annotations
+
+import contextvars
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequest
+from ..view import View, begin
+from .faces import LastLine, NoFace, PlainLines, TerminalLine, TextInCell
+from .output import CellOutput, NoOutput
+from .painter import Canvas, Face, Output
+
+if TYPE_CHECKING:
+    from .handle import JobHandle
+    from .session import Session
+
+_CHECK_SECONDS = 1.0
+_MOST_CHECKS = 10
+
+
+def show(
+    session: Session,
+    handle: JobHandle,
+    *,
+    progress: str,
+    background: bool = False,
+    max_bytes: int | None = None,
+    output: bool = True,
+) -> Canvas:
+    """Give a job its place in the cell that runs now, and show there all that it does."""
+    context = contextvars.copy_context()
+    job = handle.job
+    first = begin(job, expected_seconds=session.expected_seconds(job))
+    place = _Place(session, handle, context, waiting=not background)
+    sink: Output = NoOutput()
+    if output and (session.in_kernel or not background):
+        sink = CellOutput(
+            session.shell,
+            context,
+            max_bytes=max_bytes or job.request.max_output_bytes,
+            more=f"`%nodetool logs {'-1' if session.stable else job.id[:8]}` shows it.",
+            again=place.again,
+        )
+    face = place.face(progress, first, sink)
+    canvas = Canvas(session.painter, first, face, sink)
+    place.canvas = canvas
+    canvas.leave = session.manager.subscribe(job.id, canvas.hear)
+    return canvas
+
+
+class _Place:
+    """Makes the face, and holds what its buttons need before the canvas is there."""
+
+    def __init__(self, session: Session, handle: JobHandle, context: contextvars.Context, *, waiting: bool) -> None:
+        self.canvas: Canvas | None = None
+        self._session = session
+        self._handle = handle
+        self._context = context
+        self._waiting = waiting
+        self._again: Any = None
+
+    def face(self, progress: str, first: View, sink: Output) -> Face:
+        """The way in which the job is shown; `auto`: a card where a front end can show one, else text."""
+        session = self._session
+        if progress == "none" or (isinstance(sink, NoOutput) and not session.in_kernel):
+            return NoFace()
+        if session.stable:
+            return (
+                LastLine(session.shell, self._context)
+                if session.in_kernel
+                else PlainLines(sys.stdout, sink, stable=True)
+            )
+        if session.in_kernel and progress != "text":
+            return self._card(first)
+        if progress == "card":
+            raise InvalidRequest("--progress card needs a notebook, and this is none. Use --progress text.")
+        if session.in_kernel:
+            text = TextInCell(session.shell, self._context, first)
+            self._again = lambda: text.show(self.canvas.view if self.canvas else first)
+            return text
+        return TerminalLine(sys.stdout, sink) if sys.stdout.isatty() else PlainLines(sys.stdout, sink)
+
+    def _card(self, first: View) -> Face:
+        from .card import CardFace
+
+        actions = {"cancel": self._cancel, "detach": self._detach}
+        face = CardFace(
+            self._session.shell,
+            self._context,
+            first,
+            post=self._session.painter.post,
+            actions=actions,
+            waiting=lambda: self._waiting,
+        )
+        self._again = face.again
+        return face
+
+    def again(self) -> None:
+        """Show the face anew after the cell's output was cleared."""
+        if self._again is not None:
+            self._again()
+
+    def _cancel(self) -> None:
+        self._handle.cancel()
+
+    def _detach(self) -> None:
+        self._waiting = False
+        if self.canvas is not None:
+            self.canvas.woken.set()
+
+
+def wait_in_cell(handle: JobHandle, canvas: Canvas) -> bool:
+    """Wait until the job has ended and was shown to its end; `False` when the person detached the cell.
+
+    The first interrupt cancels the job and waits on; the second one leaves it to its end.
+    """
+    with interruptible():
+        try:
+            _wait(handle, canvas.woken)
+            return canvas.done.is_set() or handle.done()
+        except KeyboardInterrupt:
+            handle.cancel()
+        try:
+            _wait(handle, canvas.done)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Job {handle.id[:8]} is still {handle.status.value}; `%nodetool wait` waits for its end."
+            ) from None
+    return True
+
+
+def _wait(handle: JobHandle, event: threading.Event) -> None:
+    """Wait in short turns; a job whose last event never comes here is not waited for for ever."""
+    checks = 0
+    while not event.wait(_CHECK_SECONDS) and checks < _MOST_CHECKS:
+        checks += handle.done()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let an interrupt raise `KeyboardInterrupt` here, also in a cell that awaits, where ipykernel keeps it away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,215 @@
+"""The verbs of `%nodetool`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..config import SETTINGS
+from ..errors import InvalidRequest
+from ..jobs import Job, JobStatus
+from ..quantities import format_duration, format_size, parse_duration
+from ..view import view_text
+from .completion import VERBS
+from .handle import JobHandle
+from .launch import relaunch
+from .options import changes, option_parser, parse, resolve
+from .running import finish, present
+from .showing import interruptible, show, wait_in_cell
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_USAGE = "%nodetool"
+_OPEN = {status for status in JobStatus if not status.final}
+_ALL_OF_LOG = 1 << 62
+
+
+def run(session: Session, words: list[str]) -> Any:
+    """Do what the line says. Raises an `InvalidRequest` that names the verbs, or what the verb raises."""
+    if not words:
+        raise InvalidRequest(f"%nodetool wants a verb: {', '.join(VERBS)}. `%nodetool?` says what each does.")
+    verb, *rest = words
+    if verb not in _VERBS:
+        raise InvalidRequest(
+            f"%nodetool has no verb {verb!r}. It has {', '.join(VERBS)}; `%nodetool?` says what each does."
+        )
+    return _VERBS[verb](session, rest)
+
+
+def _one(session: Session, verb: str, words: list[str], *, last: bool = False) -> JobHandle:
+    """The job that the line names."""
+    if len(words) > 1:
+        raise InvalidRequest(f"%nodetool {verb} takes one job, and got {' '.join(words)!r}.")
+    if not words and not last:
+        raise InvalidRequest(f"%nodetool {verb} wants a job: the beginning of an id, or -1 for the last one.")
+    return JobHandle(session, session.manager.resolve(words[0] if words else "-1"))
+
+
+def _flag(words: list[str], *flags: str) -> tuple[bool, list[str]]:
+    return any(word in flags for word in words), [word for word in words if word not in flags]
+
+
+def _none(verb: str, words: list[str]) -> None:
+    if words:
+        raise InvalidRequest(f"%nodetool {verb} takes nothing more, and got {' '.join(words)!r}.")
+
+
+def _jobs(session: Session, words: list[str]) -> None:
+    _none("jobs", words)
+    jobs = session.manager.find(limit=50)
+    if not jobs:
+        print("No jobs yet. Put %%nodetool on top of a cell.")
+        return
+    rows = [_row(job, stable=session.stable) for job in jobs]
+    header = (
+        ["name", "runner", "status"]
+        if session.stable
+        else ["id", "name", "runner", "status", "started", "took", "peak"]
+    )
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(job: Job, *, stable: bool) -> list[str]:
+    status = f"{job.status.value} ({job.reason.value})" if job.reason else job.status.value
+    if stable:
+        return [job.request.name or "cell", job.request.runner, status]
+    started = datetime.fromtimestamp(job.started_at).strftime("%d %b %H:%M:%S") if job.started_at else "-"
+    seconds = job.duration_seconds
+    if seconds is None and job.started_at is not None:
+        seconds = max(0.0, time.time() - job.started_at)
+    took = format_duration(seconds) if seconds is not None else "-"
+    peak = format_size(job.usage.peak_memory_bytes) if job.usage.peak_memory_bytes else "-"
+    return [job.id[:8], job.request.name or "-", job.request.runner, status, started, took, peak]
+
+
+def _status(session: Session, words: list[str]) -> None:
+    print(view_text(_one(session, "status", words).view(), time.time()))
+
+
+def _logs(session: Session, words: list[str]) -> None:
+    follow, rest = _flag(words, "-f", "--follow")
+    handle = _one(session, "logs", rest)
+    if not follow:
+        print(handle.logs(), end="")
+        return
+    canvas = show(session, handle, progress="none", max_bytes=_ALL_OF_LOG)
+    try:
+        with interruptible():
+            canvas.done.wait()
+    finally:
+        canvas.leave()
+
+
+def _attach(session: Session, words: list[str]) -> None:
+    handle = _one(session, "attach", words)
+    canvas = show(session, handle, progress=session.settings()["progress"])
+    if wait_in_cell(handle, canvas):
+        finish(session, handle)
+
+
+def _wait(session: Session, words: list[str]) -> None:
+    if words:
+        handles = [_one(session, "wait", words)]
+    else:
+        own = session.manager.find(owner=session.manager.owner.id, statuses=_OPEN, limit=10_000)
+        handles = [JobHandle(session, job) for job in reversed(own)]
+    with interruptible():
+        for handle in handles:
+            handle.wait()
+    session.bind_ended()
+    for handle in handles:
+        finish(session, handle)
+
+
+def _result(session: Session, words: list[str]) -> Any:
+    return _one(session, "result", words, last=True).result()
+
+
+def _cancel(session: Session, words: list[str]) -> None:
+    everything, rest = _flag(words, "--all", "-a")
+    if everything:
+        _none("cancel --all", rest)
+        jobs = session.manager.find(owner=session.manager.owner.id, statuses=_OPEN, limit=10_000)
+        stopped = sum(session.manager.cancel(job.id) for job in jobs)
+        print(f"{stopped} {'job is' if stopped == 1 else 'jobs are'} being cancelled.")
+        return
+    handle = _one(session, "cancel", rest)
+    said = "is being cancelled" if handle.cancel() else f"had ended already: {handle.status.value}"
+    print(f"Job {handle.job.label if not session.stable else handle.job.request.name or 'cell'} {said}.")
+
+
+def _rerun(session: Session, words: list[str]) -> None:
+    if not words:
+        raise InvalidRequest("%nodetool rerun wants a job: the beginning of an id, or -1 for the last one.")
+    handle = _one(session, "rerun", words[:1])
+    given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
+    options = resolve(given, session.settings())
+    anew = relaunch(session, handle, changes(given, handle.job.request))
+    present(
+        session, anew, progress=options.progress, background=options.background, raises=options.raises, name=options.job
+    )
+
+
+def _config(session: Session, words: list[str]) -> None:
+    if len(words) == 2:
+        session.choose(words[0].replace("-", "_"), words[1])
+        words = words[:1]
+    if len(words) > 2:
+        raise InvalidRequest("%nodetool config takes a name and a value. Put a value with spaces into quotes.")
+    settings = session.settings()
+    names = [setting.name for setting in SETTINGS] if not words else [words[0].replace("-", "_")]
+    known = {setting.name: setting for setting in SETTINGS}
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
+        value = settings[name]
+        shown = "-" if value is None or value == "" else str(value)
+        print(f"{name:<21} {shown:<12} {settings.origin(name):<30} {known[name].help}")
+
+
+def _prune(session: Session, words: list[str]) -> None:
+    from ..config import data_dir
+    from ..housekeeping import prune
+
+    older = "7d"
+    if words and words[0].startswith("--older-than"):
+        _, *rest = words[0].split("=", 1) + words[1:]
+        if not rest:
+            raise InvalidRequest("--older-than wants a time, such as 7d.")
+        older, words = rest[0], rest[1:]
+    _none("prune", words)
+    manager = session.manager
+    assets = data_dir() / "nodetool" / "assets" if manager.settings.database_url else None
+    gone = prune(manager.store, parse_duration(older, "--older-than"), user=manager.owner.user, assets=assets)
+    print(f"{len(gone.jobs)} {'job' if len(gone.jobs) == 1 else 'jobs'} that ended more than {older} ago removed.")
+    for what in (*gone.folders, *gone.shared_memory, *gone.cgroups):
+        print(f"removed {what}")
+    for sentence in gone.left:
+        print(f"left    {sentence}")
+
+
+def _doctor(session: Session, words: list[str]) -> None:
+    from .doctor import report
+
+    _none("doctor", words)
+    print(report(session))
+
+
+_VERBS: dict[str, Callable[[Any, list[str]], Any]] = {
+    "jobs": _jobs,
+    "status": _status,
+    "logs": _logs,
+    "attach": _attach,
+    "wait": _wait,
+    "result": _result,
+    "cancel": _cancel,
+    "rerun": _rerun,
+    "config": _config,
+    "prune": _prune,
+    "doctor": _doctor,
+}
