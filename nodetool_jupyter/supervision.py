@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,9 @@ class Supervision:
         self._grace_seconds = job.request.grace_seconds
         self._started: float | None = None
         self._log = KeptLog(job.request.max_log_bytes)
+        self._unwritten: list[ev.AnyEvent] = []
+        self._written_version = job.version
+        self._flushing = False
         self._unsettled = 0
         self._settled = anyio.Event()
 
@@ -229,12 +233,24 @@ class Supervision:
         self._commit(job, [update])
 
     def _commit(self, job: Job, events: Sequence[ev.AnyEvent]) -> None:
+        """Number the events and put them on record with the next flush: what happens at once is stored at once."""
         now = time.time()
-        stamped = tuple(ev.stamp(event, job.id, job.last_seq + n, now) for n, event in enumerate(events, 1))
-        expected = self.job.version
-        self.job = msgspec.structs.replace(job, last_seq=job.last_seq + len(stamped))
+        self._unwritten += [ev.stamp(event, job.id, job.last_seq + n, now) for n, event in enumerate(events, 1)]
+        self.job = msgspec.structs.replace(job, last_seq=job.last_seq + len(events))
+        if job.status.final:
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if not self._unwritten:
+            return
+        change = Change(self.job, self._written_version, tuple(self._unwritten))
+        self._unwritten, self._written_version = [], self.job.version
         self._unsettled += 1
-        self._record.put(Change(self.job, expected, stamped), self._one_settled)
+        self._record.put(change, self._one_settled)
 
     def _one_settled(self, error: Exception | None) -> None:
         if error is not None:
