@@ -31,6 +31,7 @@ APART = [{"stores", "runners"}, {"notebook", "server", "cli"}]
 BROAD_EXCEPT = {
     "supervision.py": "the manager's supervisor: whatever goes wrong with one job ends that job only",
     "worker/execute.py": "around user code",
+    "worker/process.py": "around what the job's own signal handlers raise between two steps of ours",
     "worker/supervisor.py": "the supervisor outlives whatever one job does",
 }
 """Files that may say `except Exception`, each with its reason."""

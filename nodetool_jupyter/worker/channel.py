@@ -68,7 +68,7 @@ class Channel:
         self._lock = RLock()
         self._queue: deque[_Text | _Bytes] = deque()
         self._counts: deque[int] = deque([0])
-        self._sending = False
+        self._sending = allocate_lock()
         self._waiting = 0
         self._window, self._prompt = 0.0, 0
         self._bell = allocate_lock()
@@ -136,7 +136,7 @@ class Channel:
     def after_fork(self) -> None:
         """Leave the channel to the process that owns it; called in a forked child."""
         self._forked = True
-        self._lock = RLock()
+        self._lock, self._sending = RLock(), allocate_lock()
         self._queue.clear()
         if not self.replaced:
             os.close(self._fd)
@@ -157,15 +157,12 @@ class Channel:
 
     def _send(self) -> None:
         """Send all that is queued; the lock is held. Returns at once inside a handler that interrupted a send."""
-        if self._sending:
+        if self._sending.locked():
             return
-        self._sending = True
-        try:
+        with self._sending:  # a lock, since an exception may hit a `finally` but not the end of a `with`
             self._waiting = 0
             while self._queue and not self._gone:
                 self._advance(self._queue[0])
-        finally:
-            self._sending = False
 
     def _advance(self, head: _Text | _Bytes) -> None:
         if type(head) is _Text:

@@ -117,7 +117,8 @@ def _merge(found: Any, data: dict[str, Any], metadata: dict[str, Any]) -> None:
 
 def _add_figure(value: object, data: dict[str, Any]) -> None:
     figures = sys.modules.get("matplotlib.figure")
-    if figures is not None and isinstance(value, figures.Figure):
+    is_figure = figures is not None and isinstance(value, figures.Figure)
+    if is_figure and (value.axes or value.lines):  # type: ignore[attr-defined]  # an empty one would be a white area
         data["image/png"] = _png(value)
 
 

@@ -18,6 +18,7 @@ from traitlets.config import Config
 from . import figures
 from .current import current
 from .display import show
+from .tracebacks import format_exception
 
 
 class JobPublisher(DisplayPublisher):
@@ -106,6 +107,10 @@ class JobShell(InteractiveShell):
         if magic_name == "config" and "InlineBackend" in line:
             figures.follow_configuration(self)
         return super().run_line_magic(magic_name, line, _stack_depth + 1)
+
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
+        """Report what a magic or a repr raised and IPython went on after."""
+        print("\n".join(format_exception(evalue)), file=sys.stderr)
 
     def enable_gui(self, gui: str | None = None) -> None:
         """A job has no windows; figures come inline."""

@@ -50,19 +50,58 @@ def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     _watch_parent(channel)
     _claim_streams(channel)
     _claim_process(channel, pid)
-    _, error = attempt_all(_work, run, inputs, inside)
-    if os.getpid() != pid:
-        os._exit(0 if is_plain_exit(error) or error is None else 1)
-    if error is None or is_plain_exit(error):
-        _, error = attempt_all(_end_threads)
+    error = _run_to_its_end(run, inputs, inside, pid)
     progress.finish(inside)
     report = _terminal(error)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel.emit(report)
+    _listen_again()
     attempt_all(atexit._run_exitfuncs)
     attempt_all(_flush_files)
     channel.close()
     return 0 if report["type"] == "returned" else 1
+
+
+def _run_to_its_end(run: Report, inputs: Inputs, inside: Inside, pid: int) -> BaseException | None:
+    """Run the work and wait for its threads; what it raised. From then on no handler of its own interrupts us."""
+    error: BaseException | None = None
+    done = False
+    while True:
+        try:
+            if not done:
+                _, error = attempt_all(_work, run, inputs, inside)
+                done = True
+            if os.getpid() != pid:  # a child that the work forked, and that came all the way here
+                os._exit(0 if is_plain_exit(error) or error is None else 1)
+            if error is None or is_plain_exit(error):
+                _, error = attempt_all(_end_threads)
+            _stop_listening()
+        except BaseException as late:  # from a handler, between two of these steps
+            error, done = error or late, True
+            continue
+        return error
+
+
+_handlers: dict[int, Any] = {}
+
+
+def _stop_listening() -> None:
+    """Put a handler that does nothing in the place of each that could interrupt us, until `_listen_again`."""
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not _nothing:
+            _handlers[number] = handler
+            signal.signal(number, _nothing)
+
+
+def _listen_again() -> None:
+    """Let the work's handlers be heard by its `atexit`, but for an interrupt that comes too late."""
+    _handlers.pop(signal.SIGINT, None)
+    for number, handler in _handlers.items():
+        attempt_all(signal.signal, number, handler)
+
+
+def _nothing(*_: object) -> None:
+    return
 
 
 def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
@@ -82,7 +121,8 @@ def _take_surroundings(run: Report) -> None:
     """Site packages, then the kernel's own path, secrets, and what libraries are to find."""
     import site
 
-    site.main()
+    if not hasattr(builtins, "quit"):  # a warm parent has done it already
+        site.main()
     if run["sys_path"] is not None:
         sys.path[:] = run["sys_path"]
     os.environ.update(run["secrets"])
