@@ -17,10 +17,12 @@ from ..frames import Value
 from ..jobs import Job, JobStatus, Profile, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_number, parse_size
 from ..view import Lines, View, begin, final_line, fold_all, plain_text, view_html, write
+from .hints import with_hint
+from .launch import launch_work, relaunch
+from .session import Session, current
 
 if TYPE_CHECKING:
     from ..manager import JobExecutionManager
-    from .session import Session
 
 _UNPICKLED = {"threaded", "subprocess"}
 _MOST_LINES = 10_000_000
@@ -71,18 +73,12 @@ def run(
     options: `profile`, `python`, `env`, `secrets`, `name`, `labels`, `grace_seconds`, `cwd`,
     `max_transfer_bytes`. Raises a `Refused` when nothing was started.
     """
-    from .launch import launch_work
-    from .session import current
-
-    return launch_work(
-        current(),
-        work,
-        runner=runner,
-        inputs=dict(inputs or {}),
-        outputs=tuple(outputs),
-        limits=limits,
-        options=options,
+    session = current()
+    given = dict(inputs or {})
+    job, values = launch_work(
+        session, work, runner=runner, inputs=given, outputs=tuple(outputs), limits=limits, options=options
     )
+    return JobHandle(session, job, inputs=values)
 
 
 class JobHandle:
@@ -145,8 +141,6 @@ class JobHandle:
         self.wait(timeout)
         if self.status is JobStatus.COMPLETED:
             return None
-        from .hints import with_hint
-
         last = self._last()
         traceback = last.traceback.split("\n") if last.traceback else []
         if self.status is JobStatus.CANCELLED:
@@ -234,16 +228,14 @@ class JobHandle:
         runner: str | None = None,
     ) -> JobHandle:
         """Start the same work anew, with other limits or elsewhere; inputs as they are now."""
-        from .launch import relaunch
-
         asked = Limits(memory=memory, timeout=timeout, cpus=cpus, pids=pids).asked()
         limits = msgspec.structs.replace(self.job.request.limits, **asked)
-        return relaunch(self._session, self, {"limits": limits, **({"runner": runner} if runner else {})})
+        return self.rerun_with({"limits": limits, **({"runner": runner} if runner else {})})
 
-    @property
-    def inputs(self) -> Mapping[str, Any] | None:
-        """What was given to `run`; `None` for a cell, whose inputs are the notebook's variables."""
-        return self._inputs
+    def rerun_with(self, changes: dict[str, Any]) -> JobHandle:
+        """Start the same work anew with another request's fields. Raises a `Refused`."""
+        job = relaunch(self._session, self.job, changes, inputs=self._inputs)
+        return JobHandle(self._session, job, inputs=self._inputs)
 
     @property
     def brings_back(self) -> bool:
@@ -302,6 +294,9 @@ class Outputs(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         return self._handle._output(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name != "" and name in self._handle._values
 
     def __iter__(self) -> Iterator[str]:
         return iter([name for name in self._handle._values if name])

@@ -13,10 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import InvalidRequest, JobNotFound
-from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
+from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits
 from ..runners.base import Parcel
 from . import requests
-from .handle import JobHandle
 from .options import Options
 
 if TYPE_CHECKING:
@@ -75,16 +74,15 @@ def _transformed(shell: Any, cell: str) -> str:
         raise InvalidRequest(f"The cell is not valid Python: {error.msg}. Nothing was started.") from None
 
 
-def submit(session: Session, plan: Plan, *, inputs: Mapping[str, Any] | None = None) -> JobHandle:
+def submit(session: Session, plan: Plan) -> Job:
     """Start it. An interrupt on the way leaves nothing running."""
     job_id = uuid4().hex
     try:
-        job = session.manager.submit(plan.request, plan.parcel, job_id=job_id)
+        return session.manager.submit(plan.request, plan.parcel, job_id=job_id)
     except KeyboardInterrupt:
         with contextlib.suppress(JobNotFound):
             session.manager.cancel(job_id)
         raise
-    return JobHandle(session, job, inputs=inputs)
 
 
 def launch_work(
@@ -96,8 +94,8 @@ def launch_work(
     outputs: tuple[str, ...],
     limits: ResourceLimits | None,
     options: dict[str, Any],
-) -> JobHandle:
-    """What `run` does."""
+) -> tuple[Job, dict[str, Any]]:
+    """What `run` does: the job, and the values that it was given."""
     settings = session.settings()
     source, code, values, name = _work(session, work, inputs)
     chosen = session.manager.runner(runner or settings["runner"])
@@ -115,7 +113,7 @@ def launch_work(
     requests.check_syntax(request.work.runnable, request.work.filename)
     chosen.check(request)
     plan = Plan(request, requests.make_parcel(request, chosen, list(values), values, shared=_namespace(values)))
-    return submit(session, plan, inputs=values)
+    return submit(session, plan), values
 
 
 def _work(
@@ -154,20 +152,21 @@ def _checked(options: dict[str, Any], settings: Any, *, shares_namespace: bool) 
     return merged
 
 
-def relaunch(session: Session, handle: JobHandle, changes: dict[str, Any]) -> JobHandle:
-    """The same work once more; a cell's inputs are the notebook's variables as they are now. Raises a `Refused`."""
-    request = msgspec.structs.replace(handle.job.request, rerun_of=handle.id, **changes)
+def relaunch(session: Session, job: Job, changes: dict[str, Any], *, inputs: Mapping[str, Any] | None) -> Job:
+    """The same work once more, with what was given to `run`, else with the notebook's variables as they are now.
+
+    Raises a `Refused`.
+    """
+    request = msgspec.structs.replace(job.request, rerun_of=job.id, **changes)
     runner = session.manager.runner(request.runner)
     namespace = session.shell.user_ns if session.shell is not None else {}
-    values = dict(handle.inputs) if handle.inputs is not None else namespace
+    values = dict(inputs) if inputs is not None else namespace
     lost = [name for name in request.inputs if name not in values]
     if lost:
-        raise InvalidRequest(
-            f"Job {handle.id} needs the variable {lost[0]!r}, which the kernel does not have. Assign it."
-        )
+        raise InvalidRequest(f"Job {job.id} needs the variable {lost[0]!r}, which the kernel does not have. Assign it.")
     if runner.shares_namespace:
         request = msgspec.structs.replace(request, cwd="")
     runner.check(request)
-    shared = values if handle.inputs is None else _namespace(values)
+    shared = values if inputs is None else _namespace(values)
     parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared)
-    return submit(session, Plan(request, parcel), inputs=handle.inputs)
+    return submit(session, Plan(request, parcel))

@@ -20,7 +20,7 @@ def run_cell(session: Session, options: Options, cell: str) -> None:
     if options.dry_run:
         print(describe(options, plan, session.manager.runner(options.runner).holds()))
         return
-    handle = submit(session, plan)
+    handle = JobHandle(session, submit(session, plan))
     present(
         session,
         handle,

@@ -6,7 +6,7 @@ import atexit
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import BY_NAME, Settings
 from ..errors import InvalidRequest
@@ -14,12 +14,28 @@ from ..jobs import Job
 
 if TYPE_CHECKING:
     from ..manager import JobExecutionManager
-    from .handle import JobHandle
     from .painter import Painter
 
 _FIXED_AT_START = {"thread_pool_size", "max_workflow_threads", "database_url", "env"}
 _lock = threading.RLock()
 _current: Session | None = None
+
+
+class BringsBack(Protocol):
+    """A job whose values are to become variables."""
+
+    @property
+    def brings_back(self) -> bool:
+        """Whether there are any."""
+        ...
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+    def put_into(self, namespace: dict[str, Any]) -> None:
+        """Assign them."""
+        ...
 
 
 class Session:
@@ -31,7 +47,7 @@ class Session:
         self._chosen: dict[str, str] = {}
         self._manager: JobExecutionManager | None = None
         self._painter: Painter | None = None
-        self._unbound: list[JobHandle] = []
+        self._unbound: list[BringsBack] = []
         self._closed = False
 
     def settings(self) -> Settings:
@@ -83,7 +99,7 @@ class Session:
         """Whether anything needed the manager so far."""
         return self._manager is not None
 
-    def bind(self, handle: JobHandle) -> None:
+    def bind(self, handle: BringsBack) -> None:
         """Put what a job brings back into the notebook's variables, once it has ended, before the next cell."""
         if handle.brings_back and self.shell is not None:
             self._unbound.append(handle)
@@ -141,30 +157,9 @@ def current() -> Session:
         return _current
 
 
-def load_ipython_extension(shell: Any) -> None:
-    """Make `%%nodetool` and `%nodetool` known. Cheap: everything heavy waits for the first job."""
+def replace_current(session: Session | None) -> Session | None:
+    """Make this the session of the process; the one before."""
     global _current
-    from . import completion
-    from .magics import NodetoolMagics
-
-    magics = NodetoolMagics(shell)
-    shell.register_magics(magics)
-    completion.install(shell, magics.session)
-    shell.events.register("pre_run_cell", magics.session.bind_ended)
     with _lock:
-        _current = magics.session
-
-
-def unload_ipython_extension(shell: Any) -> None:
-    """Stop every job and take the magics away."""
-    global _current
-    from . import completion
-
-    with _lock:
-        session, _current = _current, None
-    for kind in ("line", "cell"):
-        shell.magics_manager.magics[kind].pop("nodetool", None)
-    completion.uninstall(shell)
-    if session is not None:
-        shell.events.unregister("pre_run_cell", session.bind_ended)
-        session.close()
+        before, _current = _current, session
+        return before

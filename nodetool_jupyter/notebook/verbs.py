@@ -14,7 +14,6 @@ from ..quantities import format_duration, format_size, parse_duration
 from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
-from .launch import relaunch
 from .options import changes, option_parser, parse, resolve
 from .running import finish, present
 from .showing import interruptible, show, wait_in_cell
@@ -149,7 +148,7 @@ def _rerun(session: Session, words: list[str]) -> None:
     handle = _one(session, "rerun", words[:1])
     given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
     options = resolve(given, session.settings())
-    anew = relaunch(session, handle, changes(given, handle.job.request))
+    anew = handle.rerun_with(changes(given, handle.job.request))
     present(
         session, anew, progress=options.progress, background=options.background, raises=options.raises, name=options.job
     )
