@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -124,7 +125,7 @@ class SubprocessRunner:
             cwd = job.request.cwd or os.getcwd()
         except OSError as error:
             raise WorkerNotStarted(f"The working directory is gone: {error.strerror}. Change to another one.") from None
-        folder = str(places.job_folder(job.owner, job.id))
+        folder = str(places.job_folder(job.owner, _short(job.id)))
         self._owners.add(job.owner)
         environ = {"PYTHONFAULTHANDLER": "1", **parcel.environ, "TMPDIR": folder, JOB_VARIABLE: job.id}
         return {
@@ -152,6 +153,11 @@ class SubprocessRunner:
         started = ProcessWorker(job, link, plan=arranged, order=order, streams=streams)
         link.spawn(order, streams.given, started)
         return started
+
+
+def _short(job_id: str) -> str:
+    """A short name for a job's folder: sockets that its code makes there may have paths of 107 bytes only."""
+    return hashlib.blake2s(job_id.encode(), digest_size=5).hexdigest()
 
 
 def _value_frame(value: Value) -> list[wire.Buffer]:

@@ -48,10 +48,9 @@ def find() -> list[Hierarchy]:
     found = []
     for version, names, root, point in _mounts():
         path = mine.get("" if version == 2 else next(iter(sorted(names)), "?"))
-        if path is None:
+        if path is None or not _is_within(path, root):
             continue
-        inside = path[len(root) :] if root != "/" and path.startswith(root) else path
-        folder = point + ("" if inside == "/" else inside.rstrip("/"))
+        folder = (point + path.removeprefix(root.rstrip("/"))).rstrip("/")
         controllers = names if version == 1 else frozenset(_read(f"{folder}/cgroup.subtree_control").split())
         controllers &= frozenset(CONTROLLERS)
         if (version == 2 or controllers) and _can_make(folder):
@@ -81,6 +80,12 @@ def _mounts() -> list[tuple[int, frozenset[str], str, str]]:
             if names:
                 mounts.append((1, names, fields[3], fields[4]))
     return mounts
+
+
+def _is_within(path: str, root: str) -> bool:
+    parts = path.rstrip("/").split("/")
+    above = root.rstrip("/").split("/")
+    return parts[: len(above)] == above and ".." not in parts
 
 
 def _can_make(folder: str) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
+from uuid import uuid4
 
 import anyio
+import psutil
 import pytest
 
 from nodetool_jupyter.errors import ProtocolError
@@ -174,6 +176,43 @@ def test_the_daemons_of_one_job_do_not_die_with_another(place: Place) -> None:
     assert short.exit.code == 0
     assert long.exit.signal == "SIGKILL"
     assert long.exit.processes_reaped == 2
+
+
+def test_a_daemon_without_a_name_goes_with_the_last_job_that_may_have_made_it(place: Place) -> None:
+    mark = f"1000.{uuid4().int % 10**9:09}"
+    code = DAEMON + f"daemonise({mark}, clean=True)\ntime.sleep(0.2)"
+
+    async def work(runner: SubprocessRunner) -> None:
+        async def short(worker: Worker) -> None:
+            await place.drive(runner, code)
+            worker.stop(0.0)
+
+        async with anyio.create_task_group() as tasks:
+
+            def up(worker: Worker, report: Report) -> None:
+                if isinstance(report, Stream):
+                    tasks.start_soon(short, worker)
+
+            await place.drive(runner, "import time\nprint('up', flush=True)\ntime.sleep(1000)", on_report=up)
+        assert [each.pid for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or ())] == []
+
+    place.session(work)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import multiprocessing as m\nwith m.Manager() as manager:\n    print(manager.list([1]))",
+        "import concurrent.futures as c\nwith c.ProcessPoolExecutor(2) as pool:\n    print(list(pool.map(abs, [-1])))",
+        "import multiprocessing as m\nwith m.get_context('forkserver').Pool(1) as p:\n    print(p.map(abs, [-1]))",
+        "import multiprocessing as m\nwith m.get_context('spawn').Pool(1) as p:\n    print(p.map(abs, [-1]))",
+        "import subprocess\nprint(subprocess.check_output(['echo', '[1]'], text=True), end='')",
+    ],
+    ids=["manager", "pool", "forkserver", "spawn", "subprocess"],
+)
+def test_processes_that_a_job_needs_work_as_anywhere(place: Place, code: str) -> None:
+    found = place.run(code)
+    assert (found.text(), found.exit.code) == ("[1]\n", 0)
 
 
 def _belongs(pid: int, job: str) -> bool:

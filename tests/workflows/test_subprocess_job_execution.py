@@ -75,7 +75,7 @@ def jobs(manager: JobExecutionManager, settings: Settings) -> Iterator[Jobs]:
     yield found
     manager.close()
     assert [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if tree.job_of(pid) in found.ids] == []
-    assert [path for path in places.job_root().glob("*/*") if path.name in found.ids] == []
+    assert [path for path in places.job_root().glob(f"{manager.owner.id}/*") if path.is_dir()] == []
     assert [child for child in psutil.Process().children() if "supervisor.py" in " ".join(child.cmdline())] == []
 
 
