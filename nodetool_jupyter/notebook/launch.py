@@ -49,7 +49,7 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     """Everything that is decided, checked and encoded before a cell's job exists. Raises a `Refused`."""
     shell = session.shell
     runner = session.manager.runner(options.runner)
-    filename = f"Cell In[{shell.execution_count}]"
+    filename = f"Cell In[{_cell_number(shell)}]"
     request = requests.cell_request(options, cell, code="", filename=filename, shares_namespace=runner.shares_namespace)
     code = _transformed(shell, cell)
     if not requests.speaks_other_python(options.python):
@@ -64,6 +64,11 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     runner.check(request)
     parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns)
     return Plan(request, parcel, tuple(others), imports)
+
+
+def _cell_number(shell: Any) -> int:
+    """The number of the cell that runs now; IPython's own counter is one ahead while it does, from 9.18 on."""
+    return len(shell.history_manager.input_hist_parsed) - 1 or int(shell.execution_count)
 
 
 def _transformed(shell: Any, cell: str) -> str:
