@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,10 +14,12 @@ from .assets import AssetFolder
 from .config import Settings, data_dir
 from .errors import JobExists
 from .feed import Feed, Subscription
+from .housekeeping import announce, retire
 from .jobs import Job
 from .keeper import Keeper
 from .ledger import Ledger
 from .loop import LoopThread
+from .places import owner_root
 from .runners.base import Parcel, Runner
 from .stores import open_store
 from .stores.base import Change, JobStore, Owner
@@ -29,6 +30,11 @@ _CLOSE_SECONDS = 10.0
 _CLOSE_GRACE_SECONDS = 1.0
 _REMEMBERED_OUTCOMES = 16
 _CLOSING = "Cancelled: the kernel was shut down."
+
+
+def assets_folder(settings: Settings, owner: Owner) -> Path:
+    """Where the files of jobs are kept: beside the store, or no longer than the manager."""
+    return data_dir() / "nodetool" / "assets" if settings.database_url else owner_root(owner.id) / "assets"
 
 
 class _Live:
@@ -62,15 +68,11 @@ class Engine:
         self._runners = runners
         self._admission = admission
         self._live: dict[str, _Live] = {}
+        self._unstored: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
         self._kept: OrderedDict[str, Outcome] = OrderedDict()
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if settings.database_url:
-            self._assets = data_dir() / "nodetool" / "assets"
-        else:
-            self._scratch = tempfile.TemporaryDirectory(prefix="nodetool-assets-")
-            self._assets = Path(self._scratch.name)
+        self._assets = assets_folder(settings, owner)
 
     @classmethod
     def started(
@@ -83,6 +85,7 @@ class Engine:
             opened = store
             opened.open()
         opened.register(owner)
+        announce(owner)
         engine = cls(settings, owner, opened, runners, admission)
         engine.warnings.extend(opened.warnings)
         engine.ledger.start()
@@ -127,9 +130,9 @@ class Engine:
         return None if live is None else self.loop.call(self._stop, live, StopCause.CANCEL, "", grace_seconds)
 
     def committed(self, job_id: str) -> Job | None:
-        """The stored state of a live job."""
+        """The stored state of a live job, or of one whose end the store did not take."""
         live = self._live.get(job_id)
-        return None if live is None else live.committed
+        return self._unstored.get(job_id) if live is None else live.committed
 
     def ended(self, job_id: str) -> threading.Event | None:
         """What is set when a live job has ended and everyone has heard of it."""
@@ -149,12 +152,15 @@ class Engine:
     def settle(
         self, live: _Live, change: Change, error: Exception | None, settled: Callable[[Exception | None], None]
     ) -> None:
-        """A change is stored, or can never be; on the loop only."""
+        """A change is stored, or can never be; on the loop only. A job's end is told even then."""
         settled(error)
-        if error is None:
+        final = change.job.status.final
+        if error is None or final:
             live.committed = change.job
             live.feed.publish(change.events)
-        if change.job.status.final:
+        if final:
+            if error is not None:
+                self._unstored[change.job.id] = change.job
             self._end(live, change.job)
 
     def _queue(self, live: _Live, change: Change) -> None:
@@ -195,8 +201,8 @@ class Engine:
         if not self._live:
             self.store.unregister(self.owner.id)
         self.store.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        if not self._live:
+            retire(self.owner.id)
 
     async def _close_runners(self) -> None:
         for runner in self._runners:

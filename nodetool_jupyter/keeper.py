@@ -1,4 +1,4 @@
-"""Keeps a manager known as alive, and ends the jobs of those that died."""
+"""Keeps a manager known as alive, ends the jobs of those that died, and removes what they left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import anyio
 
 from .errors import StoreError
+from .housekeeping import sweep
 from .stores.base import JobStore, Owner
 from .stores.owners import HEARTBEAT_SECONDS, DeathWatch, claim_lost
 
@@ -31,9 +32,11 @@ class Keeper:
             await anyio.sleep(HEARTBEAT_SECONDS)
 
     def round(self) -> None:
-        """Say that this manager lives; end what the dead have left open."""
+        """Say that this manager lives; end what the dead have left open, remove what they left lying."""
         if not self._store.heartbeat(self._owner.id):
             self._store.register(self._owner)
         for dead in self._watch.dead(self._store.owners()):
             for job in claim_lost(self._store, dead):
                 _log.info("job %s was lost with its manager (process %d)", job.id, dead.pid)
+        for sentence in sweep(self._store).left:
+            _log.info("left behind: %s", sentence)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .errors import JobExists, StoreConflict, StoreError
+from .errors import JobExists, StorageFull, StoreBusy, StoreConflict, StoreError
 from .stores.base import Change, JobStore
 
 Settled: TypeAlias = Callable[[Change, StoreError | JobExists | None], None]
@@ -26,8 +26,8 @@ class Ledger:
     """Commits what is put, in the order in which it was put, and says when it is done.
 
     `settled(change, error)` is called on the ledger's thread. A patient change is tried again until
-    the store takes it, which is how a job's end survives a full disk or a locked database; only a
-    conflict is final for it. Any other change fails with the store's error at once.
+    the store takes it, which is how a job's end survives a full disk or a locked database; a conflict
+    is final for it, and a store that is gone or damaged. Any other change fails at once.
     """
 
     def __init__(self, store: JobStore, *, retry_seconds: float = 1.0) -> None:
@@ -96,10 +96,11 @@ class Ledger:
             return [left for entry in batch for left in self._commit([entry])]
         except StoreError as error:
             self._trouble = error
+            passing = isinstance(error, StoreBusy | StorageFull)
             for entry in batch:
-                if not entry.patient:
+                if not (passing and entry.patient):
                     entry.settled(entry.change, error)
-            return [entry for entry in batch if entry.patient]
+            return [entry for entry in batch if passing and entry.patient]
         self._trouble = None
         for entry in batch:
             entry.settled(entry.change, None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from nodetool_jupyter.errors import StoreConflict, StoreError
+from nodetool_jupyter.errors import StorageFull, StoreConflict, StoreDamaged, StoreError
 from nodetool_jupyter.jobs import CodeWork, Job, JobRequest
 from nodetool_jupyter.ledger import Ledger
 from nodetool_jupyter.stores.base import Change
@@ -20,13 +20,14 @@ class FailingStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.failing = False
+        self.error: StoreError = StorageFull("No space left on the disk of the store.")
         self.refused = threading.Event()
         self.batches: list[int] = []
 
     def commit(self, changes: Sequence[Change]) -> None:
         if self.failing:
             self.refused.set()
-            raise StoreError("No space left on the disk of the store.")
+            raise self.error
         super().commit(changes)
         self.batches.append(len(changes))
 
@@ -104,6 +105,15 @@ def test_a_patient_change_waits_until_the_store_takes_it_again(ledger: Ledger, s
     store.failing = False
     assert settled.wait() == [("a", None)]
     assert ledger.trouble is None
+    ledger.close()
+
+
+def test_no_change_waits_for_a_store_that_is_damaged(ledger: Ledger, store: FailingStore) -> None:
+    store.failing, store.error = True, StoreDamaged("The job database can't be read any more.")
+    settled = Settled()
+    ledger.start()
+    ledger.put(new("a"), settled)
+    assert settled.wait() == [("a", store.error)]
     ledger.close()
 
 
