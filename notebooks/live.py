@@ -6,6 +6,7 @@ While a notebook runs in its kernel, this process follows the kernel's jobs thro
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 from nodetool_jupyter.config import Settings
 from nodetool_jupyter.jobs import Job
@@ -112,7 +114,8 @@ class Live(NotebookClient):
     """Executes a notebook and says what its cells show."""
 
     def __init__(self, notebook: Any, terminal: Terminal, **options: Any) -> None:
-        super().__init__(notebook, timeout=600, store_widget_state=False, record_timing=False, **options)
+        quiet = Config({"KernelManager": {"transport_encryption": "auto"}})
+        super().__init__(notebook, timeout=600, store_widget_state=False, record_timing=False, config=quiet, **options)
         self.terminal = terminal
 
     async def async_execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
@@ -169,7 +172,14 @@ def save(path: Path) -> None:
         Live(notebook, Terminal(), resources={"metadata": {"path": path.parent}}).execute()
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
-    nbformat.write(notebook, path)
+    path.write_text(without_this_machine(nbformat.writes(notebook)) + "\n")
+
+
+def without_this_machine(text: str) -> str:
+    """A saved notebook without the folders and addresses of the machine that ran it."""
+    for folder in sorted({sys.prefix, sys.base_prefix, str(Path.cwd()), str(Path.home())}, key=len, reverse=True):
+        text = text.replace(folder, "…")
+    return re.sub(r"0x[0-9a-f]{8,}", "0x…", text)
 
 
 def main(arguments: list[str]) -> int:
