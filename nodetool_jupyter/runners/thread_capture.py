@@ -19,6 +19,7 @@ from ..worker import imports, logs, progress
 from ..worker.current import current
 from ..worker.display import show
 from ..worker.process import refuse_input
+from . import thread_streams
 from .thread_figures import FiguresByJob
 
 _lock = threading.Lock()
@@ -53,10 +54,8 @@ def _install() -> None:
         _followed = True
         progress.install()
         logs.install()
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None:
-            _replace(sys, name, StreamByJob(name, stream))
+    thread_streams.install()
+    _undo.append(thread_streams.uninstall)
     _replace(threading.Thread, "start", _inheriting(threading.Thread.start))
     _replace(tempfile, "_gettempdir", _temporary_folder(tempfile._gettempdir))  # type: ignore[attr-defined]  # what all of it asks
     _replace(builtins, "input", _refusing(builtins.input))
@@ -83,44 +82,6 @@ def _replace(owner: Any, name: str, value: Any) -> None:
                 delattr(owner, name)
 
     _undo.append(undo)
-
-
-class StreamByJob:
-    """`sys.stdout` or `sys.stderr`: a job's text goes to the job, all else where it went before."""
-
-    def __init__(self, name: str, inner: Any) -> None:
-        object.__setattr__(self, "_nodetool", (name, inner))
-
-    def write(self, text: str) -> int:
-        """Write where the calling context belongs."""
-        name, inner = self._nodetool
-        inside = current()
-        if inside is None:
-            return inner.write(text)  # type: ignore[no-any-return]  # any stream
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if text:
-            inside.outlet.write(name, text)
-        return len(text)
-
-    def writelines(self, lines: Any) -> None:
-        """Write each."""
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        """Flush the stream that was written to."""
-        if current() is None:
-            self._nodetool[1].flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._nodetool[1], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._nodetool[1], name, value)
-
-    def __iter__(self) -> Any:
-        return iter(self._nodetool[1])
 
 
 def _inheriting(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:

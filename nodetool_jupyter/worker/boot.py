@@ -1,6 +1,7 @@
 """First lines of a worker: make this package importable from its own folder, then hand over to `main`.
 
-Started as `python -I -S boot.py` by any CPython from 3.11, with the private channel on descriptor 3. `sys.path`
+Started as `python -I -S boot.py` by any CPython from 3.11, with the private channel on descriptor 3 (with the
+argument `warm` it is the warm parent, see `zygote`). `sys.path`
 is left as it is: the kernel's arrives later, through the channel.
 """
 
@@ -31,6 +32,11 @@ def _boot() -> None:
         found = f"{sys.implementation.name} {sys.version.split()[0]}"
         sys.exit(f"{sys.executable} is {found}; a job needs CPython {OLDEST[0]}.{OLDEST[1]} or newer.")
     _importable(__file__.rpartition("/worker/")[0])
+    if sys.argv[1:] == ["warm"]:
+        from nodetool_jupyter.worker.zygote import serve
+
+        serve(CHANNEL)
+        return
     from nodetool_jupyter.worker.main import main
 
     main(CHANNEL)

@@ -32,8 +32,9 @@ class Inside:
     """One running job as seen from within.
 
     pack: makes a value's header and body out of a name and an object; raises `CannotTravel`.
-    bars: the progress bars that are open, by name. figures, folder: for a job that shares its process, its own
-    pyplot figures and what gives it a folder for temporary files.
+    bars: the progress bars that are open, by name. figures, redirected, folder: for a job that
+    shares its process, its own pyplot figures, what it put in the place of `sys.stdout` and `sys.stderr`, and what
+    gives it a folder for temporary files.
     open: false as soon as the job has ended; what its threads still write then goes where the process writes.
     """
 
@@ -45,6 +46,7 @@ class Inside:
         self.bars: dict[str, Any] = {}
         self.bars_made = 0
         self.figures: Any = None
+        self.redirected: dict[str, Any] = {}
         self.folder: Callable[[], str] | None = None
 
 

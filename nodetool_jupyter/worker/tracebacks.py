@@ -22,7 +22,7 @@ _MOST_FRAMES = 40
 _MOST_CHARACTERS = 10_000
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
-_OURS = own_folder() + "/"
+_OURS = os.path.dirname(own_folder()) + "/"
 _ASYNCIO = os.path.dirname(linecache.__file__) + "/asyncio/"
 
 Position = tuple["FrameType", int]
