@@ -14,7 +14,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_SCORE = "800"
-_DEFAULTS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGPIPE", "SIGXFSZ", "SIGCHLD", "SIGUSR1", "SIGUSR2")
+_IGNORED_HERE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,7 +39,7 @@ def fork_exec(order: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int
         os.close(write_end)
         raise
     if pid == 0:
-        _become(order, descriptors, write_end, me)
+        become(order, descriptors, write_end, parent=me)
     os.close(write_end)
     return pid, read_end
 
@@ -52,8 +52,14 @@ def failure(text: bytes) -> tuple[str, int] | None:
     return str(step), int(number)
 
 
-def _become(order: Mapping[str, Any], descriptors: Sequence[int], report: int, parent: int) -> None:
-    step, number = "start", 0
+def become(
+    order: Mapping[str, Any], descriptors: Sequence[int], report: int, *, parent: int, execute: bool = True
+) -> None:
+    """Make the job's leader of this forked process; without `execute` it stays in this interpreter and returns.
+
+    `report` is closed when that is done; otherwise it gets what went wrong, and the process ends.
+    """
+    step, number, done = "start", 0, False
     try:
         os.setsid()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -66,13 +72,18 @@ def _become(order: Mapping[str, Any], descriptors: Sequence[int], report: int, p
         _limit(order)
         step = "cwd"
         os.chdir(order["cwd"])
+        if not execute:
+            os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            done = True
+            return
         step = "python"
         os.execve(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - an argument list, no shell
     except OSError as error:
         number = error.errno or 0
-    finally:  # whatever went wrong, this copy of the supervisor must never go on
-        os.write(report, json.dumps([step, number]).encode())
-        os._exit(127)
+    finally:  # whatever went wrong, this copy of the parent must never go on
+        if not done:
+            os.write(report, json.dumps([step, number]).encode())
+            os._exit(127)
 
 
 def _place(descriptors: Sequence[int]) -> None:
@@ -87,8 +98,8 @@ def _place(descriptors: Sequence[int]) -> None:
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for name in _DEFAULTS:
-        signal.signal(signal.Signals[name], signal.SIG_DFL)
+    for number in _IGNORED_HERE:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
@@ -24,6 +23,7 @@ from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.worker import tree
 
 HANG_GUARD_SECONDS = 60.0
+_IDLE_THREAD = "AnyIO worker thread"  # told to end when its loop ends, but not waited for
 T = TypeVar("T")
 OnReport = Callable[[Worker, Report], object]
 
@@ -118,7 +118,8 @@ class Place:
             if tree.job_of(process.pid) in wanted
         ]
         root = places.job_root() / self.owner
-        groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nodetool-*-{self.owner}-*")]
+        mark = f"-{self.owner}-"
+        groups = [path for path, _, _ in os.walk("/sys/fs/cgroup") if mark in os.path.basename(path)]
         return {
             "processes": tagged,
             "folders": [str(path) for path in root.rglob("*")] if root.exists() else [],
@@ -138,7 +139,7 @@ def held_by_this_process() -> dict[str, list[str]]:
     return {
         "descriptors": sorted(descriptors),
         "children": sorted(children),
-        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "threads": sorted(thread.name for thread in threading.enumerate() if thread.name != _IDLE_THREAD),
     }
 
 
