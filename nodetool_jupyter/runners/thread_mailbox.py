@@ -17,6 +17,7 @@ from ..worker.wire import strict
 
 _MOST_WAITING = 1 << 20
 _LOOK_AGAIN_SECONDS = 0.1
+_LINE_SECONDS = 0.002
 _KINDS: dict[str, Callable[..., Report]] = {
     "stream": ev.Stream,
     "display": ev.Display,
@@ -99,6 +100,8 @@ class Mailbox:
     async def batches(self) -> AsyncIterator[Sequence[Report]]:
         """Everything that was reported, in order; ends after the last."""
         while True:
+            if self._ends_within_a_line() and not self._closed:
+                await asyncio.sleep(_LINE_SECONDS)  # `print` writes the end of its line apart
             with self._lock:
                 taken, self._waiting = self._waiting, deque()
                 self._bytes, self._told = 0, False
@@ -118,6 +121,10 @@ class Mailbox:
             self._closed = True
             self._waiting.clear()
         self._room.set()
+
+    def _ends_within_a_line(self) -> bool:
+        last = self._waiting[-1] if self._waiting else None
+        return isinstance(last, tuple) and not last[1].endswith("\n")
 
     def _count(self, report: dict[str, Any]) -> None:
         size = sum(len(part) for part in report.get("data", {}).values() if isinstance(part, str))

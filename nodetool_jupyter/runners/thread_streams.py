@@ -52,7 +52,14 @@ class StreamByJob:
         return getattr(inner if redirected is None else redirected, attribute)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._nodetool[1], name, value)
+        if name != "write":
+            setattr(self._nodetool[1], name, value)
+            return
+
+        def write(text: str) -> Any:  # IPython notes in this way what a cell prints, which is nothing to the jobs
+            return value(text) if current() is None else StreamByJob.write(self, text)
+
+        object.__setattr__(self, "write", write)
 
     def __iter__(self) -> Any:
         return iter(self._nodetool[1])
