@@ -75,6 +75,7 @@ class Watch(threading.Thread):
         self._store = open_store(self._settings)
         self._since = time.time()
         self._views: dict[str, View] = {}
+        self._looking = threading.Lock()
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -84,9 +85,10 @@ class Watch(threading.Thread):
 
     def look(self) -> None:
         """Read what is new of each job that has not ended."""
-        for job in reversed(self._store.find(user=self._settings.user, limit=20)):
-            if job.created_at >= self._since and not self._view(job).status.final:
-                self._show(job)
+        with self._looking:
+            for job in reversed(self._store.find(user=self._settings.user, limit=20)):
+                if job.created_at >= self._since and not self._view(job).status.final:
+                    self._show(job)
 
     def close(self) -> None:
         """Stop, once the last job was shown to its end."""
@@ -113,17 +115,22 @@ class Watch(threading.Thread):
 class Live(NotebookClient):
     """Executes a notebook and says what its cells show."""
 
-    def __init__(self, notebook: Any, terminal: Terminal, **options: Any) -> None:
+    def __init__(self, notebook: Any, terminal: Terminal, watch: Watch | None = None, **options: Any) -> None:
         quiet = Config({"KernelManager": {"transport_encryption": "auto"}})
         super().__init__(notebook, timeout=600, store_widget_state=False, record_timing=False, config=quiet, **options)
         self.terminal = terminal
+        self.watch = watch
 
     async def async_execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
-        """Say which cell begins."""
+        """Say which cell begins, and at its end how its jobs ended."""
         if cell.cell_type == "code":
             first, *more = cell.source.splitlines() or [""]
             self.terminal.say(f"\n[{cell_index + 1}/{len(self.nb.cells)}] {first}{' …' if more else ''}")
-        return await super().async_execute_cell(cell, cell_index, **options)
+        try:
+            return await super().async_execute_cell(cell, cell_index, **options)
+        finally:
+            if self.watch:
+                self.watch.look()
 
     def process_message(self, message: dict[str, Any], cell: Any, cell_index: int) -> Any:
         """Say what a cell shows, as text."""
@@ -157,7 +164,7 @@ def show(path: Path) -> None:
     start = time.monotonic()
     try:
         os.environ["NODETOOL_PROGRESS"] = "none"  # this process shows it
-        Live(notebook, terminal, resources={"metadata": {"path": path.parent}}).execute()
+        Live(notebook, terminal, watch, resources={"metadata": {"path": path.parent}}).execute()
     finally:
         watch.close()
         nbformat.write(notebook, target)
