@@ -107,7 +107,10 @@ class CodeWork(Struct, frozen=True, tag="code", tag_field="kind"):
 
 
 class JobRequest(Struct, frozen=True, kw_only=True):
-    """What somebody wants run. Stored as it is, so it holds no values and no secrets."""
+    """What somebody wants run. Stored as it is, so it holds no values and no secrets.
+
+    `fresh`: in an interpreter that starts anew, not in one forked from a warm parent.
+    """
 
     work: CodeWork
     runner: str = "threaded"
@@ -120,6 +123,7 @@ class JobRequest(Struct, frozen=True, kw_only=True):
     name: str = ""
     labels: dict[str, str] = {}
     python: str = ""
+    fresh: bool = False
     cwd: str = ""
     grace_seconds: float = 5.0
     max_output_bytes: int = 1 << 20

@@ -46,7 +46,9 @@ class JobExecutionManager:
     ) -> None:
         self.settings = settings or Settings()
         self.owner: Owner = this_process(self.settings.user, kernel_id)
-        self._runners = {runner.name: runner for runner in (_known_runners() if runners is None else runners)}
+        self._runners = {
+            runner.name: runner for runner in (_known_runners(self.settings) if runners is None else runners)
+        }
         self._given_store = store
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -244,8 +246,8 @@ def _gates(settings: Settings) -> Admission:
     )
 
 
-def _known_runners() -> tuple[Runner, ...]:
+def _known_runners(settings: Settings) -> tuple[Runner, ...]:
     from .runners.subprocess import SubprocessRunner
     from .runners.threaded import ThreadedRunner
 
-    return ThreadedRunner(), SubprocessRunner()
+    return ThreadedRunner(), SubprocessRunner(warm=not settings.test)

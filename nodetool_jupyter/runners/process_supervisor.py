@@ -75,6 +75,10 @@ class SupervisorLink:
         """Have the job's usage reported once a second."""
         self._send({"op": "usage", "job": job, "on": True})
 
+    def keep_warm(self, order: Mapping[str, Any]) -> None:
+        """Keep interpreters waiting that have imported what jobs need, instead of those before."""
+        self._send({"op": "warm", **order})
+
     def forget(self, job: str, folder: str) -> None:
         """The job is settled and its folder removed."""
         self._watched.pop(job, None)

@@ -80,7 +80,11 @@ class ProcessWorker:
             profile=self._job.request.profile.value,
             held={**held, **message["held"]},
             not_held=tuple(sorted({*self._plan.not_held, *lacking})),
-            details={"pid": message["pid"], "profile_limits": self._plan.defaults},
+            details={
+                "pid": message["pid"],
+                "start": "forked from a warm parent" if message["warm"] else "new interpreter",
+                "profile_limits": self._plan.defaults,
+            },
         )
 
     async def reports(self) -> AsyncIterator[Sequence[Report]]:

@@ -27,6 +27,7 @@ from .process_limits import WITHOUT_GROUPS, Plan, plan
 from .process_python import interpreter
 from .process_streams import make_streams
 from .process_supervisor import SupervisorLink
+from .process_warmth import Warmth
 from .process_worker import ProcessWorker
 
 _BOOT = Path(worker.__file__).parent / "boot.py"
@@ -39,14 +40,16 @@ _NO_SANDBOX = (
 class SubprocessRunner:
     """Runs each job in an interpreter of its own; crash isolation, no boundary.
 
-    `use_cgroups=False` leaves control groups alone even where this process may make them.
+    `use_cgroups=False` leaves control groups alone even where this process may make them. `warm`: keep
+    interpreters waiting, forked from a parent that has imported what jobs need; each is used once.
     """
 
     name = "subprocess"
     shares_namespace = False
 
-    def __init__(self, *, use_cgroups: bool = True) -> None:
+    def __init__(self, *, use_cgroups: bool = True, warm: bool = False) -> None:
         self._use_cgroups = use_cgroups
+        self._warmth = Warmth([sys.executable, "-I", "-S", str(_BOOT), "warm"]) if warm else None
         self._links: list[SupervisorLink] = []
         self._owners: set[str] = set()
 
@@ -89,9 +92,13 @@ class SubprocessRunner:
             order = self._order(job, parcel, arranged, python.path)
         except Refused as error:
             raise WorkerNotStarted(str(error)) from None
+        forked = self._warmth if python.same and not job.request.fresh else None
+        order["warm"] = forked.key_for(order["env"], parcel) if forked else ""
         started = self._spawn(job, order, arranged)
         try:
             await started.started()
+            if forked and (make := forked.learn(job, order["env"], parcel)):
+                self._link().keep_warm(make)
             for value in parcel.inputs:
                 started.send(_value_frame(value))
             started.send(_run_frame(job, parcel, share_path=python.same))
@@ -117,6 +124,8 @@ class SubprocessRunner:
                 self._links.remove(link)
         if not self._links or self._links[-1].lost:
             self._links.append(SupervisorLink(grouped=self._use_cgroups))
+            if self._warmth:
+                self._warmth.forget()
         return self._links[-1]
 
     def _order(self, job: Job, parcel: Parcel, arranged: Plan, python: str) -> dict[str, Any]:

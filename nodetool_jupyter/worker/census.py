@@ -12,10 +12,11 @@ class Census:
     A process belongs to the job in whose cgroup it is, from whose leader it descends, in whose
     session it is, with which it was seen before, or that its environment names. One of which none
     is true (it daemonised and cleared its environment between two looks) may be of any job that
-    ran then: it counts to the last of them to end.
+    ran then: it counts to the last of them to end. Sessions in `apart` are of no job: the warm parents'.
     """
 
     def __init__(self) -> None:
+        self.apart: set[int] = set()
         self.jobs: dict[str, Supervised] = {}
         self._unclaimed: dict[tuple[int, int], set[str]] = {}
 
@@ -54,7 +55,7 @@ class Census:
 
     def _is_of(self, supervised: Supervised, pid: int) -> bool:
         process = tree.look(pid)
-        if process is None or process.state in "ZX":
+        if process is None or process.state in "ZX" or process.session in self.apart:
             return False
         owner = self._owner(process)
         if owner:

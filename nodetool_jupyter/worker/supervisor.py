@@ -3,9 +3,10 @@
 Started as `python -I -S supervisor.py CHANNEL OWNER grouped|plain` in a session of its own. It is the reaper of all
 that jobs start. Its only thread never blocks on the owner: stops run their course while a kernel hangs.
 
-    to it      spawn {job argv env cwd rlimits nice limits required group folder} + descriptors for 1, 2, 3
+    to it      spawn {job argv env cwd rlimits nice limits required group folder warm} + descriptors for 1, 2, 3
+               warm {key argv env cwd sys_path modules idle}: keep children waiting for spawns that say this key
                stop {job grace} · usage {job on}
-    from it    started {job pid held} · not_started {job step errno} · usage {job …} · ended {job …} · fault {text}
+    from it    started {job pid held warm} · not_started {job step errno} · usage {job …} · ended {job …} · fault {text}
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from . import cgroups, folders, start, tree
 from .census import Census
 from .control import Control
 from .supervised import UNKILLABLE_SECONDS, Supervised
+from .warm import Handed, WarmPool
 
 _MOST_FAULTS = 100
+_BURY_SECONDS = 0.005
 _GROUP_LIMITS = ("memory_bytes", "pids", "cpus")
 _WATCHED_LIMITS = ("memory_bytes", "pids", "cpu_seconds")
 
@@ -45,6 +48,8 @@ class Supervisor:
         self._control: Control | None = control
         self._hierarchies = hierarchies
         self._census = Census()
+        self._warm: WarmPool | None = None
+        self._empty: list[cgroups.Group] = []
         self._folders: set[str] = set()
         self._until = math.inf
         self._faults = 0
@@ -64,7 +69,9 @@ class Supervisor:
                 if self._faults > _MOST_FAULTS:
                     raise
                 self._say({"op": "fault", "text": _describe_fault()})
+        self._cool()
         tree.send(tree.children_of_this_process(), signal.SIGKILL)
+        self._bury()
         for folder in self._folders:
             folders.remove(folder)
 
@@ -76,6 +83,8 @@ class Supervisor:
         if self._polls_owner and os.getppid() != self._owner:
             self._orphaned()
         self._reap()
+        if self._empty:
+            self._empty = [group for group in self._empty if not group.remove()]
         for supervised in list(self._census.jobs.values()):
             self._tend(supervised)
 
@@ -94,6 +103,8 @@ class Supervisor:
             self._say({"op": "not_started", "job": supervised.job, "step": step, "errno": number})
         elif not supervised.stuck:
             self._say({"op": "ended", "job": supervised.job, **supervised.receipt()})
+        if self._warm:
+            self._warm.refill()
 
     def _hear(self) -> None:
         if not self._control:
@@ -115,22 +126,48 @@ class Supervisor:
         if descriptors is None:
             self._say({**refusal, "errno": errno.EMFILE})
             return
+        warm = self._warm if self._warm and self._warm.key == order["warm"] else None
         try:
-            pid, report = start.fork_exec(order, descriptors)
+            handed = warm.hand_out(order, descriptors) if warm else None
+            started = handed or Handed(*start.fork_exec(order, descriptors), self._group(order))
         except OSError as error:
             self._say({**refusal, "errno": error.errno})
             return
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._watch_start(order, pid, report)
+        self._watch_start(order, started, warm=handed is not None)
 
-    def _watch_start(self, order: dict[str, Any], pid: int, report: int) -> None:
-        """Put the new process under its limits while it boots, and wait for its exec."""
+    def _group(self, order: dict[str, Any]) -> cgroups.Group | None:
+        return cgroups.Group(order["group"], self._hierarchies) if self._hierarchies else None
+
+    def _op_warm(self, order: dict[str, Any]) -> None:
+        self._cool()
+        try:
+            self._warm = pool = WarmPool(order, self._hierarchies)
+        except OSError:
+            return  # without it jobs start a little later; the next order tries again
+        self._census.apart.add(pool.session)
+
+        def hear() -> None:
+            if not pool.hear():
+                self._cool()
+
+        self._selector.register(pool.channel, selectors.EVENT_READ, hear)
+
+    def _cool(self) -> None:
+        pool, self._warm = self._warm, None
+        if pool:
+            self._selector.unregister(pool.channel)
+            pool.close()
+            self._empty += pool.empty
+
+    def _watch_start(self, order: dict[str, Any], handed: Handed, *, warm: bool) -> None:
+        """Put the new process under its limits while it boots, and wait until it is the job's."""
+        pid, report, group = handed
         limits = order["limits"]
-        group = cgroups.Group(order["group"], self._hierarchies) if self._hierarchies else None
         held = group.hold({name: limits[name] for name in _GROUP_LIMITS if name in limits}) if group else {}
-        if group and not group.attach(pid):
+        if group and not warm and not group.attach(pid):
             held = {}
         watched = {name: limits[name] for name in _WATCHED_LIMITS if name in limits and name not in held}
         supervised = Supervised(order["job"], pid, group=group, watched=watched, folder=order["folder"])
@@ -146,7 +183,7 @@ class Supervisor:
                 supervised.failed_step = f"limit {missing[0]}", 0
                 supervised.stop(0, time.monotonic())
             if not supervised.failed_step:
-                self._say({"op": "started", "job": supervised.job, "pid": pid, "held": held})
+                self._say({"op": "started", "job": supervised.job, "pid": pid, "held": held, "warm": warm})
 
         self._selector.register(report, selectors.EVENT_READ, started)
 
@@ -163,6 +200,15 @@ class Supervisor:
     def _op_forget(self, message: dict[str, Any]) -> None:
         self._folders.discard(message["folder"])
 
+    def _bury(self) -> None:
+        """Wait for the children that were just killed, and remove the groups that they leave empty."""
+        until = time.monotonic() + UNKILLABLE_SECONDS
+        while tree.children_of_this_process() and time.monotonic() < until:
+            self._reap()
+            time.sleep(_BURY_SECONDS)
+        for group in self._empty:
+            group.remove()
+
     def _reap(self) -> None:
         leaders = self._census.by_leader()
         while True:
@@ -172,6 +218,7 @@ class Supervisor:
                 return
             if not pid:
                 return
+            self._census.apart.discard(pid)
             if pid in leaders:
                 leaders[pid].leader_ended(
                     os.waitstatus_to_exitcode(status),

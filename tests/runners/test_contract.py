@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from nodetool_jupyter.runners.subprocess import SubprocessRunner
-from nodetool_jupyter.runners.threaded import ThreadedRunner
 
 from nodetool_jupyter.events import Exit, Isolation, Stream
 from nodetool_jupyter.frames import Raised, Report, Returned, Value
 from nodetool_jupyter.jobs import LIMIT_NAMES, CodeWork, Job, JobRequest
 from nodetool_jupyter.runners.base import Parcel, Runner, Worker
+from nodetool_jupyter.runners.subprocess import SubprocessRunner
+from nodetool_jupyter.runners.threaded import ThreadedRunner
 from nodetool_jupyter.testing import ScriptedRunner, Step
 
 CODE = {
@@ -48,6 +48,7 @@ MAKERS: dict[str, Callable[[str], Runner]] = {
     "scripted": scripted,
     "threaded": lambda kind: ThreadedRunner(),
     "subprocess": lambda kind: SubprocessRunner(),
+    "warm": lambda kind: SubprocessRunner(warm=True),
 }
 
 

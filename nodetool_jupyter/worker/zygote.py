@@ -1,0 +1,174 @@
+"""A warm parent: has imported what jobs need, and forks children that wait, each for one job.
+
+Single-threaded. Its children are the supervisor's: each is forked twice, so that it is re-parented
+to the reaper. They share its hash seed and nothing else that could be guessed.
+
+    to it      {sys_path modules idle}, then {more}
+    from it    {pid} + the socket on which the waiting child takes its order, and answers `TAKEN`
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from . import start
+from .control import PREFIX
+
+TAKEN = b"+"
+OWN = ("process", "display", "execute", "tracebacks", "values", "transfer", "pickled", "channel", "progress", "logs")
+ALWAYS = ("cloudpickle", "linecache", "traceback", "IPython.core.interactiveshell", "IPython.display")
+_PROBE_SECONDS = 60
+
+
+def serve(channel: int) -> None:
+    """Take one order to get warm, then keep children waiting until the other end is closed."""
+    control = socket.socket(fileno=channel)
+    order = _receive(control)
+    if order is None:
+        return
+    _get_warm(order["sys_path"], order["modules"])
+    wanted = order["idle"]
+    while wanted is not None:
+        for _ in range(wanted):
+            _fork_idle(control)
+        message = _receive(control)
+        wanted = message["more"] if message else None
+
+
+def _get_warm(sys_path: Sequence[str], modules: Sequence[str]) -> None:
+    import site
+
+    site.main()
+    sys.path[:] = sys_path
+    for name in OWN:
+        import_module(f"{__package__}.{name}")
+    for name in _importable([*ALWAYS, *(name for name in modules if _is_installed(name))]):
+        import_module(name)
+    compile("1", "<warm>", "exec")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _is_installed(name: str) -> bool:
+    """Whether this comes with the interpreter or lies in site-packages; not from a folder that people edit."""
+    try:
+        spec = find_spec(name.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    library = os.path.dirname(os.__file__) + os.sep
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any(
+        place in {"built-in", "frozen"} or f"{os.sep}site-packages{os.sep}" in place or place.startswith(library)
+        for place in places
+    )
+
+
+def _importable(names: Sequence[str]) -> list[str]:
+    """Those that a child of this process could import without a failure and without starting a thread."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+        _probe(names, write_end)
+    os.close(write_end)
+    with open(read_end) as answers:
+        good = answers.read().split()
+    os.waitpid(pid, 0)
+    return good
+
+
+def _probe(names: Sequence[str], answers: int) -> None:
+    import signal
+    import threading
+
+    signal.alarm(_PROBE_SECONDS)
+    try:
+        for name in names:
+            try:
+                import_module(name)
+            except ImportError:
+                continue
+            if threading.active_count() > 1:
+                break
+            os.write(answers, f"{name} ".encode())
+    finally:  # whatever a module does when it is imported, this copy must never go on
+        os._exit(0)
+
+
+def _fork_idle(control: socket.socket) -> None:
+    mine, theirs = socket.socketpair()
+    read_end, write_end = os.pipe()
+    between = os.fork()
+    if between == 0:
+        pid = os.fork()
+        if pid == 0:
+            os.close(read_end)
+            os.close(write_end)
+            mine.close()
+            control.close()
+            _wait_for_order(theirs)
+        os.write(write_end, str(pid).encode())
+        os._exit(0)
+    os.close(write_end)
+    theirs.close()
+    os.waitpid(between, 0)
+    pid = int(os.read(read_end, 32))
+    os.close(read_end)
+    data = json.dumps({"pid": pid}).encode()
+    with mine:
+        socket.send_fds(control, [PREFIX.pack(len(data)) + data], [mine.fileno()])
+
+
+def _wait_for_order(orders: socket.socket) -> None:
+    """Wait; become the job's process; run it. Never returns."""
+    from .main import main
+
+    descriptors: list[int] = []
+    try:
+        order = _receive(orders, descriptors)
+        if order is None or len(descriptors) != 3:
+            os._exit(0)
+        orders.send(TAKEN)
+        start.become(order, descriptors, orders.detach(), parent=order["parent"], execute=False)
+        _renew(order["env"])
+        main(3)
+    finally:
+        os._exit(1)
+
+
+def _renew(environ: dict[str, str]) -> None:
+    del sys.argv[1:]
+    os.environ.clear()
+    os.environ.update(environ)
+    gc.enable()
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()
+
+
+def _receive(end: socket.socket, descriptors: list[int] | None = None) -> dict[str, Any] | None:
+    """The next message, with the descriptors that come with it; `None` when the other end is closed."""
+    data = b""
+    size = PREFIX.size
+    while len(data) < size:
+        part, found, _, _ = socket.recv_fds(end, size - len(data), 16)
+        if descriptors is not None:
+            descriptors += found
+        if not part:
+            return None
+        data += part
+        if len(data) == PREFIX.size == size:
+            size += PREFIX.unpack(data)[0]
+    message: dict[str, Any] = json.loads(data[PREFIX.size :])
+    return message
