@@ -57,7 +57,7 @@ function drawBars(parent, bars, more) {
       make("span", "bar-amount", row);
     }
     const [label, track, amount] = row.children;
-    row.style.setProperty("--ntj-depth", bar.depth);
+    label.style.setProperty("--ntj-depth", bar.depth);
     row.classList.toggle("ntj-closed", bar.closed);
     say(label, bar.label);
     say(amount, [bar.amount, bar.note].filter(Boolean).join("  "));
@@ -92,11 +92,12 @@ function sparkline(parent) {
   parent.append(svg);
   return (history, limit) => {
     const top = Math.max(limit || 0, ...history.map((value) => value * 1.15), 1);
-    const x = (n) => 120 - (history.length - 1 - n) * 2;
+    const step = 120 / (Math.max(history.length, 30) - 1);
+    const x = (n) => (n * step).toFixed(1);
     const y = (value) => (19 - (18 * value) / top).toFixed(1);
     const points = history.map((value, n) => `${x(n)} ${y(value)}`);
     const line = points.length > 1 ? `M${points.join("L")}` : "";
-    parts[0].setAttribute("d", line && `${line}V20H${x(0)}Z`);
+    parts[0].setAttribute("d", line && `${line}V20H0Z`);
     parts[1].setAttribute("d", line);
     parts[2].setAttribute("d", limit ? `M0 ${y(limit)}H120` : "");
   };

@@ -94,7 +94,7 @@ class CardFace:
         self._publish(update=False)
 
     def again(self) -> None:
-        """Show the card anew after the cell's output was cleared."""
+        """Show the card anew after the cell's output was cleared; called where the job's context is entered."""
         self._publish(update=False)
 
     def hide(self) -> None:
@@ -108,7 +108,7 @@ class CardFace:
     def finish(self, view: View) -> None:
         """The last state, then the static form that a saved notebook keeps."""
         self.paint(view)
-        self._publish(update=True)
+        self._context.run(self._publish, update=True)
 
     def repeat(self, view: View) -> None:
         """Send the last state again: a server that was flooded drops messages for good."""
@@ -129,8 +129,7 @@ class CardFace:
         else:
             view = {"version_major": 2, "version_minor": 0, "model_id": self.card.model_id}
             data = {"text/plain": _WITHOUT_WIDGETS, "application/vnd.jupyter.widget-view+json": view}
-        transient = {"display_id": self._display_id}
-        self._context.run(self._displays.publish, data=data, transient=transient, update=update)
+        self._displays.publish(data=data, transient={"display_id": self._display_id}, update=update)
 
     def _do(self, said: Mapping[str, Any]) -> None:
         """What the page asks for; it may send anything."""

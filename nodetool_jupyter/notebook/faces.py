@@ -59,17 +59,17 @@ class TextInCell(NoFace):
         self.show(first)
 
     def show(self, view: View) -> None:
-        """Put the lines into the cell anew."""
+        """Put the lines into the cell, at first and anew after it was cleared; in the job's context."""
         self._publish(view, update=False)
 
     def paint(self, view: View) -> None:
         """Bring them up to date, twice a second at most."""
         if time.monotonic() - self._painted >= _LEAST_SECONDS:
-            self._publish(view, update=True)
+            self._context.run(self._publish, view, update=True)
 
     def finish(self, view: View) -> None:
         """Say how it went."""
-        self._publish(view, update=True)
+        self._context.run(self._publish, view, update=True)
 
     def _publish(self, view: View, *, update: bool) -> None:
         ended = view.status.final
@@ -78,8 +78,7 @@ class TextInCell(NoFace):
             return
         self._said, self._painted = text, time.monotonic()
         data = {"text/plain": text, **({"text/html": view_html(view)} if ended else {})}
-        transient = {"display_id": self._display_id}
-        self._context.run(self._displays.publish, data=data, transient=transient, update=update)
+        self._displays.publish(data=data, transient={"display_id": self._display_id}, update=update)
 
 
 class TerminalLine(NoFace):

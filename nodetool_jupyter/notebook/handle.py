@@ -24,7 +24,7 @@ from .session import Session, current
 if TYPE_CHECKING:
     from ..manager import JobExecutionManager
 
-_UNPICKLED = {"threaded", "subprocess"}
+_WITHOUT_BOUNDARY = {"threaded", "subprocess"}
 _MOST_LINES = 10_000_000
 
 
@@ -314,7 +314,8 @@ def decode_value(value: Value, job: Job) -> Any:
     from ..worker.execute import attempt
 
     request = job.request
-    may_unpickle = request.runner in _UNPICKLED and request.profile is not Profile.UNTRUSTED
+    without_boundary = request.profile is Profile.DEFAULT and request.runner in _WITHOUT_BOUNDARY
+    may_unpickle = request.profile is Profile.TRUSTED or without_boundary
     found, error = attempt(pickled.decode if may_unpickle else values.decode, value)
     if error is None:
         return found
