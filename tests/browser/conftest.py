@@ -19,7 +19,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")

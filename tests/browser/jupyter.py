@@ -113,9 +113,15 @@ class Notebook:
         self.open()
 
     def open(self) -> None:
-        """Open the page, or load it again, and wait for its kernel."""
+        """Open the page and wait for its kernel."""
         where = f"/lab/tree/{self.name}?reset&" if self.server.app == "lab" else f"/notebooks/{self.name}?"
         self.page.goto(f"{self.server.url}{where}token={self.server.token}")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self.wait_for_kernel("idle")
+
+    def reload(self) -> None:
+        """Load the page again, as a person does."""
+        self.page.reload()
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_for_kernel("idle")
 

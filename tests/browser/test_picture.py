@@ -1,0 +1,45 @@
+"""The README's picture: `make picture` takes it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import SCREENSHOTS
+from tests.browser.jupyter import Notebook, Server
+
+TRAIN = """
+%%nodetool --runner subprocess --memory 512m --timeout 10m --name train --out weights
+import numpy as np
+from tqdm.auto import tqdm
+
+rng = np.random.default_rng(7)
+truth, weights, seen = rng.normal(size=200), np.zeros(200), []
+for epoch in tqdm(range(12), desc="epochs"):
+    for _ in tqdm(range(150), desc="batches", leave=False):
+        x = rng.normal(size=(500, 200))
+        error = x @ weights - x @ truth
+        weights -= 0.0005 * x.T @ error / 10
+        seen.append(x[:60].copy())
+    print(f"epoch {epoch + 1:2}: loss {np.mean(error**2):.4f}")
+"""
+
+
+def test_the_picture_of_a_job_at_work(notebook: Callable[..., Notebook], server: Server, page: Page) -> None:
+    if server.app != "lab":
+        pytest.skip("one picture is enough; it shows JupyterLab")
+    page.set_viewport_size({"width": 1000, "height": 640})
+    opened = notebook(["%load_ext nodetool_jupyter", TRAIN.strip()])
+    opened.command("application:toggle-left-area")
+    opened.run(0)
+    opened.start(1)
+    expect(opened.output(1)).to_contain_text("epoch  7")
+    expect(opened.output(1).locator(".ntj-usage-text")).to_contain_text("of 512 MiB")
+    SCREENSHOTS.mkdir(exist_ok=True)
+    panel = page.locator(".jp-NotebookPanel")
+    box = panel.bounding_box()
+    assert box
+    page.screenshot(path=SCREENSHOTS / "picture.png", clip={**box, "height": min(box["height"], 590)})
+    opened.wait_for_end(1)
