@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..events import AnyEvent
+from ..following import ends
 from ..loop import LoopThread
 from ..view import View, fold_all
 
@@ -67,9 +68,9 @@ class Painter:
         """Call on this thread, soon; from any thread."""
         self._loop.post(callback)
 
-    def later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call on this thread after a while."""
-        self._loop.later(seconds, callback)
+    def later(self, seconds: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call on this thread after a while; returns what takes it back."""
+        return self._loop.later(seconds, callback)
 
     def close(self) -> None:
         """Do what was posted, and end."""
@@ -97,7 +98,8 @@ class Canvas:
         self._output = output
         self._events: deque[AnyEvent] = deque()
         self._held: list[AnyEvent] = []
-        self._armed = threading.Lock()
+        self._pending = self._urgent = False
+        self._disarm: Callable[[], None] | None = None
         self._last_painted = 0.0
         self.leave: Callable[[], None] = lambda: None
         painter.active += 1
@@ -105,29 +107,35 @@ class Canvas:
             painter.later(face.clock_seconds, self._strike)
 
     def hear(self, events: Sequence[AnyEvent]) -> None:
-        """Take events, in order; from the manager's thread."""
+        """Take events, in order; from the manager's thread. The job's last one is shown without delay."""
         self._events.extend(events)
-        if self._armed.acquire(blocking=False):
+        self._urgent = self._urgent or ends(events[-1])
+        if not self._pending or self._urgent:
+            self._pending = True
             self._painter.post(self._arm)
 
     def _arm(self) -> None:
         wait = self._last_painted + self._painter.interval_seconds - time.monotonic()
-        if wait > 0:
-            self._painter.later(wait, self._turn)
-        else:
+        if self._urgent or wait <= 0:
             self._turn()
+        elif self._disarm is None:
+            self._disarm = self._painter.later(wait, self._turn)
 
     def _turn(self) -> None:
-        self._armed.release()
+        if self._disarm is not None:
+            self._disarm()
+            self._disarm = None
+        self._pending = self._urgent = False
         if self.done.is_set():
             return
         self._last_painted = time.monotonic()
+        held, self._held = self._held, []
         events = [self._events.popleft() for _ in range(len(self._events))]
         self.view = fold_all(self.view, events)
         ended = self.view.status.final
         try:
             self.face.hide()
-            self._held = list(self._output.publish([*self._held, *events]))
+            self._held = list(self._output.publish([*held, *events]))
             if not ended or self._held:
                 self.face.paint(self.view)
             else:
@@ -136,9 +144,10 @@ class Canvas:
             self._go_on(ended=ended)
 
     def _go_on(self, *, ended: bool) -> None:
-        if self._held and self._armed.acquire(blocking=False):
+        if self._held:
+            self._pending = True
             self._painter.post(self._arm)
-        elif ended and not self._held:
+        elif ended:
             self._painter.active -= 1
             self.done.set()
             self.woken.set()
