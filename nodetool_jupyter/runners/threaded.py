@@ -90,15 +90,19 @@ class ThreadedRunner:
             worker.leave()
 
     def _forget_old_sources(self, filename: str) -> None:
-        linecache = sys.modules.get("linecache")
         self._sources.append(filename)
-        while len(self._sources) > _SOURCES_KEPT:
+        self._keep_sources(_SOURCES_KEPT)
+
+    def _keep_sources(self, count: int) -> None:
+        linecache = sys.modules.get("linecache")
+        while len(self._sources) > count:
             old = self._sources.popleft()
             if linecache is not None and old not in self._sources:
                 linecache.cache.pop(old, None)
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Forget the sources of cells that tracebacks showed."""
+        self._keep_sources(0)
 
 
 class ThreadedWorker:
