@@ -36,7 +36,7 @@ e2e: $(STAMP)
 
 picture: $(STAMP)
 	@$(BIN)/python -m pytest -q tests/browser -k picture $(ARGS)
-	@cp tests/browser/screenshots/picture.png notebooks/images/card.png
+	@mkdir -p notebooks/images && cp tests/browser/screenshots/picture.png notebooks/images/card.png
 
 # Runs the notebooks anew and saves their outputs as they are committed.
 notebooks: $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -16,30 +17,32 @@ import numpy as np
 from tqdm.auto import tqdm
 
 rng = np.random.default_rng(7)
-truth, weights, seen = rng.normal(size=200), np.zeros(200), []
+truth, weights, kept = rng.normal(size=200), np.zeros(200), []
 for epoch in tqdm(range(12), desc="epochs"):
-    for _ in tqdm(range(150), desc="batches", leave=False):
+    for _ in tqdm(range(500), desc="batches", leave=False):
         x = rng.normal(size=(500, 200))
-        error = x @ weights - x @ truth
-        weights -= 0.0005 * x.T @ error / 10
-        seen.append(x[:60].copy())
-    print(f"epoch {epoch + 1:2}: loss {np.mean(error**2):.4f}")
+        error = x @ (weights - truth)
+        weights -= 0.001 * error @ x / len(x)
+        kept.append(x[:40].copy())
+    print(f"epoch {epoch + 1}: loss {np.mean(error**2):.2f}")
 """
 
 
 def test_the_picture_of_a_job_at_work(notebook: Callable[..., Notebook], server: Server, page: Page) -> None:
     if server.app != "lab":
         pytest.skip("one picture is enough; it shows JupyterLab")
-    page.set_viewport_size({"width": 1000, "height": 640})
+    page.set_viewport_size({"width": 1000, "height": 680})
     opened = notebook(["%load_ext nodetool_jupyter", TRAIN.strip()])
     opened.command("application:toggle-left-area")
     opened.run(0)
     opened.start(1)
-    expect(opened.output(1)).to_contain_text("epoch  7")
+    expect(opened.output(1)).to_contain_text("epoch 9")
+    inner = opened.output(1).get_by_role("progressbar", name="batches")
+    expect(inner).to_have_attribute("aria-valuetext", re.compile(r"[4-8]\d%"))
     expect(opened.output(1).locator(".ntj-usage-text")).to_contain_text("of 512 MiB")
     SCREENSHOTS.mkdir(exist_ok=True)
     panel = page.locator(".jp-NotebookPanel")
     box = panel.bounding_box()
     assert box
-    page.screenshot(path=SCREENSHOTS / "picture.png", clip={**box, "height": min(box["height"], 590)})
+    page.screenshot(path=SCREENSHOTS / "picture.png", clip={**box, "height": min(box["height"], 640)})
     opened.wait_for_end(1)
