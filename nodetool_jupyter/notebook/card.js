@@ -112,7 +112,7 @@ function drawNotes(parent, notes) {
 }
 
 function card(el) {
-  const root = make("section", "card", el, { role: "group" });
+  const root = make("section", "card", el, { role: "group", "data-lm-suppress-shortcuts": "true" });
   const head = make("div", "head", root);
   const parts = { root };
   make("span", "dot", head, { "aria-hidden": "true" });

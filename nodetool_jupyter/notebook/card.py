@@ -18,13 +18,14 @@ from ..view import (
     View,
     bar_lines,
     elapsed_seconds,
-    final_line,
+    final_text,
     plain_text,
     remaining_seconds,
     status_line,
     title,
     usage_text,
     view_html,
+    warnings,
 )
 from ..view.text import amount, isolation_text
 
@@ -32,6 +33,7 @@ _WITHOUT_WIDGETS = "A job runs here. `%nodetool status -1` tells how it goes; --
 _LOG_LINES = 200
 _LOG_CHARACTERS = 16_000
 _LIVE_CARDS = 20
+_MOST_NOTES = 5
 _cards: deque[JobCard] = deque()
 _FOLDER = files(__package__)
 
@@ -125,7 +127,7 @@ class CardFace:
 
     def _publish(self, *, update: bool) -> None:
         if update:
-            data: dict[str, Any] = {"text/plain": final_line(self._view), "text/html": view_html(self._view)}
+            data: dict[str, Any] = {"text/plain": final_text(self._view), "text/html": view_html(self._view)}
         else:
             view = {"version_major": 2, "version_minor": 0, "model_id": self.card.model_id}
             data = {"text/plain": _WITHOUT_WIDGETS, "application/vnd.jupyter.widget-view+json": view}
@@ -182,7 +184,7 @@ def card_state(view: View, now: float, *, waiting: bool) -> dict[str, Any]:
         "peak": format_size(view.usage.peak_memory_bytes) if view.usage.peak_memory_bytes else "",
         "history": list(view.history),
         "memory_limit": view.limits.memory_bytes,
-        "notes": [{"severity": note.severity, "content": note.content} for note in view.notes[-5:]],
+        "notes": [{"severity": note.severity, "content": note.content} for note in warnings(view)[-_MOST_NOTES:]],
         "isolation": isolation_text(view),
         "message": view.message,
         "waiting": waiting,

@@ -8,7 +8,7 @@ import time
 from typing import Any, TextIO
 from uuid import uuid4
 
-from ..view import View, bar_lines, final_line, status_line, view_html
+from ..view import View, bar_lines, final_text, status_line, view_html
 
 _LEAST_SECONDS = 0.5
 _PLAIN_SECONDS = 5.0
@@ -41,7 +41,7 @@ class LastLine(NoFace):
 
     def finish(self, view: View) -> None:
         """Show how it went, without times and ids."""
-        data = {"text/plain": final_line(view, stable=True), "text/html": view_html(view, stable=True)}
+        data = {"text/plain": final_text(view, stable=True), "text/html": view_html(view, stable=True)}
         self._context.run(self._displays.publish, data=data)
 
 
@@ -73,7 +73,7 @@ class TextInCell(NoFace):
 
     def _publish(self, view: View, *, update: bool) -> None:
         ended = view.status.final
-        text = final_line(view) if ended else "\n".join([status_line(view, time.time()), *bar_lines(view)])
+        text = final_text(view) if ended else "\n".join([status_line(view, time.time()), *bar_lines(view)])
         if update and text == self._said:
             return
         self._said, self._painted = text, time.monotonic()
@@ -109,7 +109,7 @@ class TerminalLine(NoFace):
         """Leave the last line standing."""
         self.hide()
         start = "" if self._output.at_line_start else "\n"
-        self._stream.write(f"{start}{final_line(view)}\n")
+        self._stream.write(f"{start}{final_text(view)}\n")
         self._stream.flush()
 
 
@@ -131,5 +131,5 @@ class PlainLines(NoFace):
     def finish(self, view: View) -> None:
         """Write how it went."""
         start = "" if self._output.at_line_start else "\n"
-        self._stream.write(f"{start}{final_line(view, stable=self._stable)}\n")
+        self._stream.write(f"{start}{final_text(view, stable=self._stable)}\n")
         self._stream.flush()

@@ -36,6 +36,7 @@ def present(
 ) -> None:
     """Show a job in this cell and see it to its end, unless it is to run in the background."""
     background = background and not session.stable
+    session.tell_warnings()
     try:
         _name(session, handle, name)
         canvas = show(session, handle, progress=progress, background=background)

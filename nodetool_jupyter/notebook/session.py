@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ class Session:
         self._painter: Painter | None = None
         self._unbound: list[BringsBack] = []
         self._closed = False
+        self._told = 0
 
     def settings(self) -> Settings:
         """The settings as they are now. Raises `InvalidRequest` that names what can't be read."""
@@ -98,6 +100,13 @@ class Session:
     def has_run(self) -> bool:
         """Whether anything needed the manager so far."""
         return self._manager is not None
+
+    def tell_warnings(self) -> None:
+        """Write what the manager found at its start, once."""
+        said = self.manager.warnings
+        for sentence in said[self._told :]:
+            print(sentence, file=sys.stderr)
+        self._told = len(said)
 
     def bind(self, handle: BringsBack) -> None:
         """Put what a job brings back into the notebook's variables, once it has ended, before the next cell."""

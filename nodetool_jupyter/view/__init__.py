@@ -4,7 +4,7 @@ from .folding import begin, fold, fold_all
 from .html import view_html
 from .lines import Lines, line_text, plain_text, squash, write
 from .model import Bar, Note, Shown, Text, View, elapsed_seconds, remaining_seconds
-from .text import bar_lines, final_line, status_line, title, usage_text, view_text
+from .text import bar_lines, final_line, final_text, status_line, title, usage_text, view_text, warnings
 
 __all__ = [
     "Bar",
@@ -17,6 +17,7 @@ __all__ = [
     "begin",
     "elapsed_seconds",
     "final_line",
+    "final_text",
     "fold",
     "fold_all",
     "line_text",
@@ -28,5 +29,6 @@ __all__ = [
     "usage_text",
     "view_html",
     "view_text",
+    "warnings",
     "write",
 ]

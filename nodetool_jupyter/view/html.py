@@ -11,7 +11,7 @@ from ..jobs import JobStatus
 from ..quantities import format_duration, format_size
 from .lines import plain_text
 from .model import View, elapsed_seconds
-from .text import MARKS, bar_lines, isolation_text, title, usage_text
+from .text import MARKS, bar_lines, isolation_text, title, usage_text, warnings
 
 _FONT = (
     "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:var(--jp-ui-font-size1,13px);line-height:1.5"
@@ -26,6 +26,7 @@ _COLOURS = {
     JobStatus.FAILED: "var(--jp-error-color1,#c62828)",
     JobStatus.CANCELLED: "var(--jp-warn-color1,#b26a00)",
 }
+_NOTES = {"warning": "var(--jp-warn-color1,#b26a00)", "error": "var(--jp-error-color1,#c62828)"}
 _LAST_LINES = 40
 
 
@@ -33,10 +34,14 @@ def view_html(view: View, *, stable: bool = False) -> str:
     """The folded line and, unless `stable`, what it unfolds to."""
     inside = "" if stable else _inside(view)
     line = _line(view, stable=stable)
+    notes = "".join(
+        f'<div style="padding-left:18px;color:{_NOTES[note.severity]}">{escape(note.content)}</div>'
+        for note in warnings(view)
+    )
     box = f'<div class="nodetool-job" style="{_FONT};color:var(--jp-ui-font-color1,inherit);padding:2px 0">'
     if not inside:
-        return f"{box}{line}</div>"
-    return f'{box}<details><summary style="cursor:pointer">{line}</summary>{inside}</details></div>'
+        return f"{box}{line}{notes}</div>"
+    return f'{box}<details><summary style="cursor:pointer">{line}</summary>{inside}</details>{notes}</div>'
 
 
 def _line(view: View, *, stable: bool) -> str:
@@ -62,7 +67,7 @@ def _inside(view: View) -> str:
         ("came back", ", ".join(one.name for one in view.returned)),
         ("job", view.job_id),
     ]
-    facts += [(note.severity, note.content) for note in view.notes]
+    facts += [(note.severity, note.content) for note in view.notes if note.severity in ("info", "debug")]
     rows = "".join(
         f'<div style="display:flex;gap:12px"><span style="{_DIM};flex:0 0 6em">{escape(name)}</span>'
         f'<span style="overflow-wrap:anywhere">{escape(value)}</span></div>'

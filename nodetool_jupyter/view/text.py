@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..jobs import JobStatus
 from ..quantities import format_duration, format_size
-from .model import Bar, View, elapsed_seconds, remaining_seconds
+from .model import Bar, Note, View, elapsed_seconds, remaining_seconds
 
 _S = JobStatus
 MARKS = {_S.COMPLETED: "✔", _S.FAILED: "✘", _S.CANCELLED: "■", _S.QUEUED: "○"}
@@ -34,6 +34,20 @@ def final_line(view: View, *, stable: bool = False) -> str:
     if view.status is JobStatus.FAILED and view.message and not stable:
         return f"{line} · {first_line(view.message)}"
     return line
+
+
+def final_text(view: View, *, stable: bool = False) -> str:
+    """The last line, and below it what the person should know."""
+    return "\n".join(
+        [final_line(view, stable=stable), *(f"  {note.severity}: {note.content}" for note in warnings(view))]
+    )
+
+
+def warnings(view: View) -> list[Note]:
+    """Warnings and errors that came up, and the limits that were asked for and not held."""
+    not_held = view.isolation.not_held if view.isolation is not None else ()
+    found = [Note(f"Not held here: {', '.join(not_held)}.")] if not_held else []
+    return [*found, *(note for note in view.notes if note.severity in ("warning", "error"))]
 
 
 def status_line(view: View, now: float, *, columns: int = 0) -> str:

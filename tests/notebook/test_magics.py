@@ -291,3 +291,28 @@ def test_unloading_stops_jobs_and_takes_the_magics_away(shell: InteractiveShell)
     assert current().manager is not manager
     with pytest.raises(InvalidRequest, match="closed"):
         manager.find()
+
+
+def test_what_the_same_cell_took_the_last_time_is_expected_again(shell: InteractiveShell) -> None:
+    run(shell, "%%nodetool\n40 + 2")
+    first = shell.user_ns["_job"].job
+    run(shell, "%%nodetool -r subprocess\n40 + 2")
+    run(shell, "%%nodetool --no-raise\n1 / 0")
+    assert current().expected_seconds(first) is not None
+    assert current().expected_seconds(shell.user_ns["_job"].job) is None
+
+
+def test_a_limit_that_is_not_held_on_request_is_said(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(shell, "%%nodetool -m 1g --best-effort\n1")
+    assert capsys.readouterr().out == "1\n✔ cell · threaded\n  warning: Not held here: memory_bytes.\n"
+
+
+def test_what_the_manager_found_at_its_start_is_said_once(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    current().manager.warnings.append("The store was damaged and set aside.")
+    run(shell, "%%nodetool\n1")
+    run(shell, "%%nodetool\n1")
+    assert capsys.readouterr().err == "The store was damaged and set aside.\n"

@@ -17,6 +17,7 @@ from nodetool_jupyter.view import (
     begin,
     elapsed_seconds,
     final_line,
+    final_text,
     fold,
     fold_all,
     plain_text,
@@ -175,6 +176,20 @@ def test_the_long_text_names_what_matters() -> None:
     text = view_text(fold(view, ev.Isolation(runner="subprocess", profile="default", not_held=("cpus",))), 30.0)
     for part in ("1a2b3c4d5e", "not held: cpus", "cwd was changed", "1.3 GiB"):
         assert part in text
+
+
+def test_warnings_are_seen_without_unfolding_anything() -> None:
+    view = fold_all(
+        finished(), [ev.Notification(content="cwd was changed"), ev.Notification(content="by the way", severity="info")]
+    )
+    view = fold(view, ev.Isolation(runner="threaded", profile="default", not_held=("cpus",)))
+    assert (
+        final_text(view, stable=True)
+        == "✔ train · subprocess\n  warning: Not held here: cpus.\n  warning: cwd was changed"
+    )
+    outside = view_html(view).partition("</details>")[2]
+    assert "cwd was changed" in outside
+    assert "by the way" not in outside
 
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>&\"'"
