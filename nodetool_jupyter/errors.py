@@ -59,15 +59,23 @@ class RunnerUnavailable(Refused):
         self.runner = runner
 
 
+_OPTIONS = {
+    "wall_seconds": "--timeout",
+    "memory_bytes": "--memory",
+    "cpus": "--cpus",
+    "pids": "--pids-limit",
+}
+
+
 class LimitNotHeld(Refused):
     """A limit that a person asked for can't be enforced by the chosen runner on this machine."""
 
     code = "NT-R30"
 
     def __init__(self, limits: Iterable[str], runner: str, remedy: str) -> None:
-        names = ", ".join(sorted(limits))
+        names = ", ".join(sorted(_OPTIONS.get(name, name) for name in limits))
         super().__init__(
-            f"Runner {runner!r} can't hold the limit {names} here, so nothing was started. "
+            f"Runner {runner!r} can't hold {names} here, so nothing was started. "
             f"{remedy.rstrip('.')}, or add --best-effort to run without it."
         )
         self.runner = runner

@@ -102,9 +102,11 @@ def _format_frame(frame: FrameType, number: int) -> str:
     lines = []
     for near in range(max(1, number - context), number + context + 1):
         source = linecache.getline(code.co_filename, near, frame.f_globals).rstrip("\n")
+        if not source:
+            continue
         if near == number:
             lines.append(f"{_GREEN}{'-' * max(1, 5 - len(str(near)))}> {near}{_PLAIN} {source}")
-        elif source:
+        else:
             lines.append(f"{_GREEN}{near:>7}{_PLAIN} {source}")
     return "\n".join([head, *lines])
 
@@ -114,6 +116,8 @@ def place(filename: str) -> str:
     if os.path.isabs(filename):
         home = os.path.expanduser("~").rstrip("/") + "/"
         return "File " + (f"~/{filename[len(home) :]}" if len(home) > 1 and filename.startswith(home) else filename)
+    if filename.startswith("<frozen "):
+        return f"File {filename}"
     name = filename.strip("<>")
     return name[:1].upper() + name[1:]
 
