@@ -184,7 +184,11 @@ function paint(parts, state) {
     parts.cancel.disabled = true;
     parts.cancel.textContent = "Cancelling…";
   }
-  const message = final || state.status === "cancelling" ? state.message : "";
+  const message = final || state.status === "cancelling" ? state.message : state.said || "";
+  if (state.said) {
+    parts.cancel.disabled = parts.detach.disabled = false;
+    parts.cancel.textContent = "Cancel";
+  }
   if (message || final || state.status === "cancelling") {
     say(parts.said, message);
     show(parts.said, Boolean(message));

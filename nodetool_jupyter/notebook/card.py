@@ -65,8 +65,8 @@ def _keep_subshell(comm: Any) -> None:
 class CardFace:
     """Paints one job's card, and puts static HTML in its place at the end.
 
-    actions: what the buttons do, called on the painter's thread: `cancel`, `detach`. `waiting` tells
-    whether a cell waits for the job.
+    actions: what the buttons do, called on the painter's thread: `cancel`, `detach`; each returns what
+    is to be said about it. `waiting` tells whether a cell waits for the job.
     """
 
     clock_seconds = 0.0
@@ -78,7 +78,7 @@ class CardFace:
         first: View,
         *,
         post: Callable[[Callable[[], object]], None],
-        actions: Mapping[str, Callable[[], object]],
+        actions: Mapping[str, Callable[[], str]],
         waiting: Callable[[], bool],
     ) -> None:
         self._displays = shell.display_pub
@@ -87,7 +87,7 @@ class CardFace:
         self._waiting = waiting
         self._view = first
         self._display_id = f"nodetool-{uuid4().hex}"
-        self._page = ""
+        self._page = self._said = ""
         self._log_open = self._replayed = False
         self.card = JobCard(
             card_state(first, time.time(), waiting=waiting()), lambda said: post(lambda: self._do(said))
@@ -120,7 +120,7 @@ class CardFace:
     def _write(self) -> None:
         if self.card.comm is None:
             return
-        self.card.state = card_state(self._view, time.time(), waiting=self._waiting())
+        self.card.state = {**card_state(self._view, time.time(), waiting=self._waiting()), "said": self._said}
         if self._log_open or self.card.log["open"]:
             text = log_text(self._view) if self._log_open else ""
             self.card.log = {"open": self._log_open, "replayed": self._replayed, "text": text}
@@ -145,7 +145,7 @@ class CardFace:
         elif what == "log":
             self._log_open, self._replayed = said.get("open") is True, False
         elif isinstance(what, str) and what in self._actions:
-            self._actions[what]()
+            self._said = self._actions[what]()
         self._context.run(self._write)
 
 

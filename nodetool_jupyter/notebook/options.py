@@ -71,8 +71,7 @@ _NOT_YET = {**dict.fromkeys(_DOCKER.split(), "the docker runner"), "--retries": 
 def with_options(function: T) -> T:
     """Declare every option on a magic that has `@magic_arguments()` above."""
     for flags, settings in reversed(OPTIONS):
-        shown = {**settings, "help": settings["help"].replace("%%", "%%%%")}
-        function = argument(*flags, **shown)(function)  # type: ignore[no-untyped-call]  # IPython's
+        function = argument(*flags, **settings)(function)  # type: ignore[no-untyped-call]  # IPython's
     return function
 
 

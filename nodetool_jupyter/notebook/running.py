@@ -48,10 +48,11 @@ def present(
         if not session.in_kernel:
             print(f"Job {handle.id[:8]} runs in the background. `%nodetool attach -1` shows it here.")
         return
-    if not wait_in_cell(handle, canvas):
+    waited = wait_in_cell(handle, canvas)
+    if waited == "detached":
         session.bind(handle)
-        return
-    finish(session, handle, raises=raises)
+    else:
+        finish(session, handle, raises=raises or waited == "interrupted")
 
 
 def finish(session: Session, handle: JobHandle, *, raises: bool = True) -> None:

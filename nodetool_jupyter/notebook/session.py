@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import BY_NAME, Settings
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, OutputMissing
 from ..jobs import Job
 
 if TYPE_CHECKING:
@@ -120,7 +120,10 @@ class Session:
         ended = [handle for handle in self._unbound if handle.done()]
         for handle in ended:
             self._unbound.remove(handle)
-            handle.put_into(self.shell.user_ns)
+            try:
+                handle.put_into(self.shell.user_ns)
+            except OutputMissing as error:
+                print(error, file=sys.stderr)
 
     def close(self) -> None:
         """Stop every job and give everything back."""

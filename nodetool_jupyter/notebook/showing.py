@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidRequest
 from ..view import View, begin
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .handle import JobHandle
     from .session import Session
 
+Waited = Literal["ended", "detached", "interrupted"]
 _CHECK_SECONDS = 1.0
 _MOST_CHECKS = 10
 
@@ -106,24 +107,29 @@ class _Place:
         if self._again is not None:
             self._again()
 
-    def _cancel(self) -> None:
-        self._handle.cancel()
+    def _cancel(self) -> str:
+        try:
+            self._handle.cancel()
+        except InvalidRequest as error:
+            return str(error)
+        return ""
 
-    def _detach(self) -> None:
+    def _detach(self) -> str:
         self._waiting = False
         if self.canvas is not None:
             self.canvas.woken.set()
+        return ""
 
 
-def wait_in_cell(handle: JobHandle, canvas: Canvas) -> bool:
-    """Wait until the job has ended and was shown to its end; `False` when the person detached the cell.
+def wait_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
+    """Wait until the job has ended and was shown to its end, or the person detaches the cell.
 
     The first interrupt cancels the job and waits on; the second one leaves it to its end.
     """
     with interruptible():
         try:
             _wait(handle, canvas.woken)
-            return canvas.done.is_set() or handle.done()
+            return "ended" if canvas.done.is_set() or handle.done() else "detached"
         except KeyboardInterrupt:
             handle.cancel()
         try:
@@ -132,7 +138,7 @@ def wait_in_cell(handle: JobHandle, canvas: Canvas) -> bool:
             raise KeyboardInterrupt(
                 f"Job {handle.id[:8]} is still {handle.status.value}; `%nodetool wait` waits for its end."
             ) from None
-    return True
+    return "interrupted"
 
 
 def _wait(handle: JobHandle, event: threading.Event) -> None:

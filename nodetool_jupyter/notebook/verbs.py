@@ -107,7 +107,7 @@ def _logs(session: Session, words: list[str]) -> None:
 def _attach(session: Session, words: list[str]) -> None:
     handle = _one(session, "attach", words)
     canvas = show(session, handle, progress=session.settings()["progress"])
-    if wait_in_cell(handle, canvas):
+    if wait_in_cell(handle, canvas) != "detached":
         finish(session, handle)
 
 

@@ -52,12 +52,17 @@ def make() -> Iterator[Callable[[], Made]]:
 
     def build() -> Made:
         shell, done = Shell(), []
+
+        def do(what: str) -> str:
+            done.append(what)
+            return "It runs elsewhere." if done.count("cancel") > 1 else ""
+
         face = CardFace(
             shell,
             contextvars.copy_context(),
             view(),
             post=lambda callback: callback(),
-            actions={"cancel": lambda: done.append("cancel"), "detach": lambda: done.append("detach")},
+            actions={"cancel": lambda: do("cancel"), "detach": lambda: do("detach")},
             waiting=lambda: "detach" not in done,
         )
         made.append(face)
@@ -129,6 +134,14 @@ def test_buttons_do_what_they_say(make: Callable[[], Made]) -> None:
     assert not face.card.state["waiting"]
     press(face, {"do": "cancel"})
     assert done == ["detach", "cancel"]
+    assert face.card.state["said"] == ""
+
+
+def test_what_could_not_be_done_is_said_on_the_card(make: Callable[[], Made]) -> None:
+    face, _, _ = make()
+    press(face, {"do": "cancel"})
+    press(face, {"do": "cancel"})
+    assert face.card.state["said"] == "It runs elsewhere."
 
 
 def test_the_log_is_sent_only_while_it_is_open(make: Callable[[], Made]) -> None:

@@ -92,7 +92,7 @@ def test_background_waits_at_the_end_of_its_cell_when_noninteractive(shell: Inte
         ("%%nodetool\nx = 1\nx = = 2", "Line 3 of the cell is not valid Python: invalid syntax."),
         ("%%nodetool -e NOT_THERE -r subprocess\n1", "-e NOT_THERE: the kernel's environment has no 'NOT_THERE'."),
         ("%%nodetool --secret NOT_THERE -r subprocess\n1", "--secret NOT_THERE:"),
-        ("%%nodetool -r threaded -m 1g\n1", "Runner 'threaded' can't hold the limit memory_bytes here"),
+        ("%%nodetool -r threaded -m 1g\n1", "Runner 'threaded' can't hold --memory here"),
         ("%%nodetool --profile untrusted\n1", "Untrusted jobs cannot run in the kernel's own process."),
         ("%nodetool", "%nodetool wants a verb: jobs, status"),
         ("%nodetool stop", "%nodetool has no verb 'stop'."),
