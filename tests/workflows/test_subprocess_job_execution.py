@@ -22,7 +22,7 @@ from nodetool_jupyter.runners.base import Parcel
 from nodetool_jupyter.worker import tree
 
 HANG_GUARD_SECONDS = 60.0
-SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(1000)"
+SLEEP = "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(0.01)"
 STUBBORN = (
     "import signal, time\nfor n in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(n, signal.SIG_IGN)\n"
     "print('up', flush=True)\nwhile True:\n    time.sleep(1)"
