@@ -9,6 +9,7 @@ _PLACES = {
     "progress": "worker.inside",
     "output": "worker.inside",
     "cancelled": "worker.inside",
+    "fed": "worker.inside",
     "save": "worker.inside",
     "load_ipython_extension": "notebook.extension",
     "unload_ipython_extension": "notebook.extension",

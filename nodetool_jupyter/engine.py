@@ -14,6 +14,7 @@ from .assets import AssetFolder
 from .config import Settings, data_dir
 from .errors import JobExists
 from .feed import Feed, Subscription
+from .frames import Value
 from .housekeeping import announce, retire
 from .jobs import Job
 from .keeper import Keeper
@@ -128,6 +129,11 @@ class Engine:
         """Whether a live job was asked to stop; `None` when it isn't live here."""
         live = self._live.get(job_id)
         return None if live is None else self.loop.call(self._stop, live, StopCause.CANCEL, "", grace_seconds)
+
+    def feed(self, job_id: str, value: Value) -> bool:
+        """Whether a value was sent to a live job."""
+        live = self._live.get(job_id)
+        return live is not None and self.loop.call(live.supervision.feed, value)
 
     def committed(self, job_id: str) -> Job | None:
         """The stored state of a live job, or of one whose end the store did not take."""

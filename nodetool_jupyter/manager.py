@@ -21,8 +21,10 @@ from .following import catch_up, follow
 from .frames import Value
 from .jobs import Job, JobRequest, JobStatus, Profile
 from .runners.base import Parcel, Runner
+from .runners.process_python import speaks_other
 from .stores.base import JobStore, Owner
 from .stores.owners import this_process
+from .worker.pickled import encode_input
 
 _UNTRUSTED_SECONDS = 300.0
 _POLL_SECONDS = 0.5
@@ -126,6 +128,23 @@ class JobExecutionManager:
         if not job.status.final and job.owner != self.owner.id:
             raise InvalidRequest(f"Job {job_id} runs in another kernel. Cancel it there.")
         return False
+
+    def feed(self, job_id: str, name: str, value: object) -> bool:
+        """Send a value to a job while it runs, or before it starts: its code gets it with `fed(name)`.
+
+        `False` when the job has ended. Raises `ValueCannotTravel`, `JobNotFound`; `InvalidRequest` for a
+        job of another kernel.
+        """
+        job = self.get(job_id)
+        if job.status.final:
+            return False
+        if job.owner != self.owner.id:
+            raise InvalidRequest(f"Job {job_id} runs in another kernel. Send it values there.")
+        if self.runner(job.request.runner).shares_namespace:
+            return self._running().feed(job_id, Value(name, "object", type(value).__name__, body=value))
+        most, neutral = job.request.max_transfer_bytes, speaks_other(job.request.python)
+        fields, buffers = encode_input(name, value, max_bytes=most, version_neutral=neutral)
+        return self._running().feed(job_id, Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
 
     def get(self, job_id: str) -> Job:
         """The job as it is stored. Raises `JobNotFound`."""

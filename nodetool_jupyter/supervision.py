@@ -54,6 +54,7 @@ class Supervision:
         self._assets = assets
         self._worker: Worker | None = None
         self._terminal: Returned | Raised | None = None
+        self._early: list[Value] = []
         self._stopped: StopCause | None = None
         self._too_late = False
         self._complaint = ""
@@ -87,6 +88,16 @@ class Supervision:
             self._begin_stop(self._worker)
         return True
 
+    def feed(self, value: Value) -> bool:
+        """Send a value to the job, or keep it until there is a worker; whether somebody can take it."""
+        if self._terminal is not None or self.job.status.final:
+            return False
+        if self._worker is None:
+            self._early.append(value)
+        else:
+            self._worker.feed(value)
+        return True
+
     async def run(self) -> None:
         """Start the worker, follow it to its end and record how it ended. Raises nothing."""
         try:
@@ -107,6 +118,8 @@ class Supervision:
             async with self.runner.launch(self.job, self._parcel) as worker:
                 self._worker = worker
                 self._parcel = Parcel()
+                for value in self._early:
+                    worker.feed(value)
                 exit_event = await self._follow(worker)
         except WorkerNotStarted as error:
             self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, str(error)))

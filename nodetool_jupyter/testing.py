@@ -10,7 +10,7 @@ from enum import Enum
 import anyio
 
 from .events import AnyEvent, Exit, Isolation, Signalled
-from .frames import Report, Returned
+from .frames import Report, Returned, Value
 from .jobs import Job, JobRequest
 from .manager import JobExecutionManager
 from .runners.base import Parcel, WorkerNotStarted
@@ -27,8 +27,8 @@ class ScriptedRunner:
     """A runner whose every job reports what the script says, then ends with `exit`.
 
     A stop ends a pause and the script, with signal SIGINT, unless `stubborn`: then only `resume` does.
-    `refuse` is raised by `check`, `fail_to_start` is the text of `WorkerNotStarted`. `parcels` and
-    `jobs` record what was launched. `resume` may be called from any thread.
+    `refuse` is raised by `check`, `fail_to_start` is the text of `WorkerNotStarted`. `parcels`,
+    `jobs` and `fed` record what was launched and sent. `resume` may be called from any thread.
     """
 
     shares_namespace = False
@@ -48,6 +48,7 @@ class ScriptedRunner:
         self.script = script or (Returned(),)
         self.exit = exit
         self.stubborn = stubborn
+        self.fed: list[Value] = []
         self.closed = False
         self._refuse = refuse
         self._fail_to_start = fail_to_start
@@ -114,6 +115,10 @@ class ScriptedWorker:
             with anyio.move_on_after(0.005):
                 await (anyio.sleep_forever() if self._runner.stubborn else self._stopped.wait())
         return False
+
+    def feed(self, value: Value) -> None:
+        """Remember what was sent."""
+        self._runner.fed.append(value)
 
     def stop(self, grace_seconds: float) -> None:
         """End the script at its pause."""

@@ -117,9 +117,10 @@ def import_line(names: Iterable[str], namespace: Mapping[str, Any]) -> tuple[str
 
 def encode_inputs(names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest) -> list[Value]:
     """The values, encoded in this thread. Raises `ValueCannotTravel`."""
+    from ..runners.process_python import speaks_other
     from ..worker.pickled import encode_input
 
-    neutral = speaks_other_python(request.python)
+    neutral = speaks_other(request.python)
     values = []
     for name in names:
         fields, buffers = encode_input(
@@ -127,15 +128,6 @@ def encode_inputs(names: Iterable[str], namespace: Mapping[str, Any], request: J
         )
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
     return values
-
-
-def speaks_other_python(python: str) -> bool:
-    """Whether the interpreter is of another minor version than the kernel."""
-    if not python:
-        return False
-    from ..runners.process_python import interpreter
-
-    return interpreter(python).version.split(".")[:2] != [str(part) for part in sys.version_info[:2]]
 
 
 def make_parcel(

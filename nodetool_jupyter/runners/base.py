@@ -46,6 +46,10 @@ class Worker(Protocol):
         """
         ...
 
+    def feed(self, value: Value) -> None:
+        """Send a value to the job while it runs; returns at once."""
+        ...
+
     def stop(self, grace_seconds: float) -> None:
         """Begin to interrupt, terminate, kill. Returns at once; further calls change nothing."""
         ...

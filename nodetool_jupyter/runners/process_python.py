@@ -45,6 +45,11 @@ def interpreter(path: str = "") -> Interpreter:
     return _ask(found, os.stat(found).st_mtime_ns)
 
 
+def speaks_other(path: str) -> bool:
+    """Whether the interpreter is of another minor version than the kernel, so that pickles can't be trusted to fit."""
+    return interpreter(path).version.split(".")[:2] != _dotted(sys.version_info[:2]).split(".")
+
+
 @lru_cache(maxsize=64)
 def _ask(path: str, changed_at: int) -> Interpreter:
     try:

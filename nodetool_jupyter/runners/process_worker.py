@@ -11,9 +11,10 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from ..events import Exit, Isolation, UsageUpdate
-from ..frames import Report
+from ..frames import Report, Value
 from ..jobs import Job
 from ..worker import cgroups, folders, tree, wire
 from .base import WorkerNotStarted
@@ -96,6 +97,10 @@ class ProcessWorker:
                 yield batch
         finally:
             self._drained.set()
+
+    def feed(self, value: Value) -> None:
+        """Send a value on the channel, after what is on its way."""
+        self.send(value_frame(value, kind="feed"))
 
     def stop(self, grace_seconds: float) -> None:
         """Let the supervisor stop it; the first call counts."""
@@ -192,3 +197,11 @@ def _wait_for_death(pid: int) -> None:
         poll.poll(_SWEEP_SECONDS * 1000)
     finally:
         os.close(life)
+
+
+def value_frame(value: Value, *, kind: str = "value") -> list[wire.Buffer]:
+    """The frame of an input, or of a value that is fed."""
+    header = msgspec.to_builtins(msgspec.structs.replace(value, body=None))
+    del header["body"]
+    body = value.body if isinstance(value.body, list | tuple) else [value.body] if value.body is not None else []
+    return wire.encode({**header, "type": kind}, body)

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 
 from .. import places, worker
 from ..config import usable_cpus
 from ..errors import LimitNotHeld, ProfileRefused, Refused, RunnerUnavailable
-from ..frames import Value
 from ..jobs import Job, JobRequest, Profile
 from ..worker import cgroups, wire
 from ..worker.tree import JOB_VARIABLE
@@ -28,7 +26,7 @@ from .process_python import interpreter
 from .process_streams import make_streams
 from .process_supervisor import SupervisorLink
 from .process_warmth import Warmth
-from .process_worker import ProcessWorker
+from .process_worker import ProcessWorker, value_frame
 
 _BOOT = Path(worker.__file__).parent / "boot.py"
 _NO_SANDBOX = (
@@ -100,7 +98,7 @@ class SubprocessRunner:
             if forked and (make := forked.learn(job, order["env"], parcel)):
                 self._link().keep_warm(make)
             for value in parcel.inputs:
-                started.send(_value_frame(value))
+                started.send(value_frame(value))
             started.send(_run_frame(job, parcel, share_path=python.same))
             del parcel
             yield started
@@ -167,13 +165,6 @@ class SubprocessRunner:
 def _short(job_id: str) -> str:
     """A short name for a job's folder: sockets that its code makes there may have paths of 107 bytes only."""
     return hashlib.blake2s(job_id.encode(), digest_size=5).hexdigest()
-
-
-def _value_frame(value: Value) -> list[wire.Buffer]:
-    header = msgspec.to_builtins(msgspec.structs.replace(value, body=None))
-    del header["body"]
-    body = value.body if isinstance(value.body, list | tuple) else [value.body] if value.body is not None else []
-    return wire.encode(header, body)
 
 
 def _run_frame(job: Job, parcel: Parcel, *, share_path: bool) -> list[wire.Buffer]:

@@ -10,13 +10,14 @@ import shutil
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from .. import events as ev
 from ..errors import InvalidRequest, LimitNotHeld, ProfileRefused
-from ..frames import Report, Returned
+from ..frames import Report, Returned, Value
 from ..jobs import Job, JobRequest, Profile
 from ..places import job_folder
 from ..worker import display, pickled, progress
@@ -113,7 +114,8 @@ class ThreadedWorker:
         self._parcel = parcel
         work = job.request.work
         self.filename = work.filename if work.filename != "<cell>" else f"<cell {job.id[:8]}>"
-        self._mailbox = Mailbox(asyncio.get_running_loop())
+        self._ended = asyncio.Event()
+        self._mailbox = Mailbox(asyncio.get_running_loop(), self._ended.set)
         self._inside = Inside(self._mailbox, _pack)
         self._inside.folder = self._temporary_folder
         self._folder = ""
@@ -122,8 +124,6 @@ class ThreadedWorker:
         self._thread = threading.Thread(
             target=context.run, args=(self._run_in_thread,), name=f"nodetool-{job.id[:8]}", daemon=True
         )
-        self._ended = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self._stop: Stop | None = None
         self._usage: UsageWatch | None = None
         self._loop_watch = LoopWatch(self._thread, self._mailbox.post)
@@ -148,6 +148,10 @@ class ThreadedWorker:
     def reports(self) -> AsyncIterator[Sequence[Report]]:
         """What the job's threads report, until its code has ended."""
         return self._mailbox.batches()
+
+    def feed(self, value: Value) -> None:
+        """Hand a value over; it is decoded by the job's thread."""
+        self._inside.fed[value.name] = partial(_found, value)
 
     def stop(self, grace_seconds: float) -> None:
         """Set the flag that `cancelled()` tells, interrupt, and go on as `Stop` does."""
@@ -178,7 +182,7 @@ class ThreadedWorker:
         progress.finish(self._inside)
         leaks = [
             ev.Notification(content=f"{change} The kernel keeps it: a threaded job shares its process.", code="NT-L01")
-            for change in before.changes_since()
+            for change in (*before.changes_since(), *self._changed_mask())
         ]
         self._inside.open = False
         if self._folder:
@@ -189,13 +193,11 @@ class ThreadedWorker:
         else:
             assert error is not None
             self._mailbox.emit_last(describe(error, cancelled=self._inside.cancelled), leaks)
-        self._tell_ended()
 
-    def _tell_ended(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._ended.set)
-        except RuntimeError:  # the manager was closed meanwhile
-            return
+    def _changed_mask(self) -> Iterator[str]:
+        before, now = self._inside.masks or (0, 0)
+        if before != now:
+            yield f"The file mask is now {now:04o} (it was {before:04o})."
 
     def _run_interruptibly(self) -> BaseException | None:
         """Run the cell so that an interrupt may hit it, and nothing of ours after it."""
@@ -225,7 +227,9 @@ class ThreadedWorker:
         run_cell(cell, namespace, outputs=self._job.request.outputs, inside=self._inside, place=self)
 
     def bundle(self, value: object) -> display.Bundle:
-        """How a value is shown: by the kernel's own formatter, where there is one."""
+        """How a value is shown: by the kernel's own formatter, where there is one. Nothing but the end follows."""
+        if not self._inside.figures:
+            self._mailbox.hold()
         shell = thread_capture.running_shell()
         if shell is None:
             return display.by_methods(value)
@@ -260,6 +264,10 @@ class ThreadedWorker:
 def _pack(name: str, value: object) -> tuple[dict[str, Any], Any]:
     """A value travels as itself: the thread shares the kernel's memory."""
     return {"type": "value", "name": name, "format": "object", "type_name": type_name(value)}, value
+
+
+def _found(value: Value) -> Any:
+    return value.body if value.format == "object" else pickled.decode(value)
 
 
 def _folder() -> str:

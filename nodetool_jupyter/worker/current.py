@@ -33,8 +33,9 @@ class Inside:
 
     pack: makes a value's header and body out of a name and an object; raises `CannotTravel`.
     bars: the progress bars that are open, by name. figures, redirected, folder: for a job that
-    shares its process, its own pyplot figures, what it put in the place of `sys.stdout` and `sys.stderr`, and what
-    gives it a folder for temporary files.
+    shares its process, its own pyplot figures, what it put in the place of `sys.stdout` and `sys.stderr`, the
+    file mask before and after it changed it, and what gives it a folder for temporary files.
+    fed: what was sent to the job while it runs, by name; called for the value.
     open: false as soon as the job has ended; what its threads still write then goes where the process writes.
     """
 
@@ -47,7 +48,9 @@ class Inside:
         self.bars_made = 0
         self.figures: Any = None
         self.redirected: dict[str, Any] = {}
+        self.masks: tuple[int, int] | None = None
         self.folder: Callable[[], str] | None = None
+        self.fed: dict[str, Callable[[], object]] = {}
 
 
 _here: ContextVar[Inside | None] = ContextVar("nodetool_job", default=None)

@@ -8,7 +8,7 @@ from .current import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
     P = TypeVar("P", str, os.PathLike[str])
@@ -36,6 +36,16 @@ def output(name: str, value: T) -> T:
     if inside is not None:
         inside.outlet.emit(*inside.pack(name, value))
     return value
+
+
+def fed(name: str, default: T | None = None) -> Any:
+    """The newest value that was sent to the job under this name with `job.send`, or the default.
+
+    For a long loop that is to be steered: `rate = fed("rate", rate)`. It never waits.
+    """
+    inside = current()
+    found = inside.fed.get(name) if inside is not None else None
+    return default if found is None else found()
 
 
 def cancelled() -> bool:

@@ -18,7 +18,7 @@ from .current import Inside, claim_process, current
 from .execute import Cell, attempt_all, is_plain_exit, remember_source, run_on_a_loop
 from .imports import when_imported
 from .streams import JobStream
-from .transfer import Packer, unpack
+from .transfer import Fed, Packer, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     pid = os.getpid()
     inside = Inside(channel, Packer(run["profile"], run["max_transfer_bytes"]))
     claim_process(inside)
-    _watch_parent(channel)
+    _watch_parent(channel, inside)
     _claim_streams(channel)
     _claim_process(channel, pid)
     error = _run_to_its_end(run, inputs, inside, pid)
@@ -183,12 +183,13 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(_TERMINATED)
 
 
-def _watch_parent(channel: Channel) -> None:
-    """Stop when the channel ends: nobody is there any more."""
+def _watch_parent(channel: Channel, inside: Inside) -> None:
+    """Take what is sent to the job; stop when the channel ends: nobody is there any more."""
 
     def watch() -> None:
-        while channel.read() is not None:
-            pass
+        while (frame := channel.read()) is not None:
+            if frame[0]["type"] == "feed":
+                inside.fed[frame[0]["name"]] = Fed(*frame)
         if channel.replaced:
             return
         os.kill(os.getpid(), signal.SIGTERM)

@@ -60,3 +60,18 @@ def unpack(header: Report, body: memoryview) -> object:
     if error is not None:
         raise InputNotReadable(received.name, received.type_name, f"{type(error).__name__}: {error}") from error
     return found
+
+
+class Fed:
+    """A value that came while the job runs: unpacked when it is asked for, by the code that asks."""
+
+    def __init__(self, header: Report, body: memoryview) -> None:
+        self._header = header
+        self._body = body
+        self._found: list[object] = []
+
+    def __call__(self) -> object:
+        """The value; raises `InputNotReadable`."""
+        if not self._found:
+            self._found.append(unpack(self._header, self._body))
+        return self._found[0]
