@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import getpass
+import os
 import sys
 import tempfile
 import threading
@@ -58,6 +59,7 @@ def _install() -> None:
     _undo.append(thread_streams.uninstall)
     _replace(threading.Thread, "start", _inheriting(threading.Thread.start))
     _replace(tempfile, "_gettempdir", _temporary_folder(tempfile._gettempdir))  # type: ignore[attr-defined]  # what all of it asks
+    _replace(os, "umask", _noting(os.umask))
     _replace(builtins, "input", _refusing(builtins.input))
     _replace(getpass, "getpass", _refusing(getpass.getpass))
     _patch_shell()
@@ -113,6 +115,19 @@ def _temporary_folder(original: Callable[[], Any]) -> Callable[[], Any]:
         return original() if inside is None or inside.folder is None else inside.folder()
 
     return find
+
+
+def _noting(umask: Callable[[int], int]) -> Callable[[int], int]:
+    """An `os.umask` that remembers which job changed it; only asking for it would change it, too."""
+
+    def change(mask: int, /) -> int:
+        before = umask(mask)
+        inside = current()
+        if inside is not None:
+            inside.masks = (inside.masks[0] if inside.masks else before, mask)
+        return before
+
+    return change
 
 
 def running_shell() -> Any:

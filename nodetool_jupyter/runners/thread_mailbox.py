@@ -33,13 +33,14 @@ _KINDS: dict[str, Callable[..., Report]] = {
 
 
 class Mailbox:
-    """What a job's threads report, as its `Outlet`; read on the manager's loop.
+    """What a job's threads report, as its `Outlet`; read on the manager's loop. `on_end` is called there at the end.
 
     A writer waits while more than 1 MiB has not been read; never on the loop's own thread.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], None]) -> None:
         self._loop = loop
+        self._on_end = on_end
         self._loop_thread = threading.get_ident()
         self._waiting: deque[Report | tuple[str, str]] = deque()
         self._bytes = 0
@@ -48,6 +49,7 @@ class Mailbox:
         self._room = threading.Event()
         self._room.set()
         self._told = False
+        self._held = False
         self._closed = False
 
     def write(self, name: str, text: str) -> None:
@@ -86,9 +88,15 @@ class Mailbox:
                 return
             self._waiting.extend(reports)
             self._closed = last
-            wake = self._must_wake() or last
-        if wake:
+            wake = self._must_wake() and not last
+        if last:
+            self._call_loop(self._end)
+        elif wake:
             self._wake()
+
+    def hold(self) -> None:
+        """Wake nobody any more before the last report: it follows at once."""
+        self._held = True
 
     def flush(self) -> None:
         """Nothing waits here for more."""
@@ -138,10 +146,14 @@ class Mailbox:
 
     def _must_wake(self) -> bool:
         told, self._told = self._told, True
-        return not told
+        return not (told or self._held)
 
     def _wake(self) -> None:
-        self._call_loop(self._loop.call_soon, self._news.set)
+        self._call_loop(self._news.set)
+
+    def _end(self) -> None:
+        self._news.set()
+        self._on_end()
 
     def _call_loop(self, function: Callable[..., object], *arguments: Any) -> None:
         try:

@@ -13,27 +13,24 @@ _SHOWN = 5
 
 
 class Snapshot:
-    """Working directory, environment, `sys.path` and file mask at one moment."""
+    """Working directory, environment and `sys.path` at one moment."""
 
     def __init__(self) -> None:
         self.folder = _folder()
-        self.environ = dict(os.environ)
+        self.environ: dict[bytes, bytes] = vars(os.environ)["_data"].copy()  # a copy of the view decodes it all
         self.path = list(sys.path)
-        self.mask = _mask()
 
     def changes_since(self) -> Iterator[str]:
         """A sentence for each thing that is different now."""
         now = Snapshot()
         if now.folder != self.folder:
             yield f"The working directory is now {now.folder!r} (it was {self.folder!r})."
-        names = {name for name, _ in self.environ.items() ^ now.environ.items()}
+        names = {os.fsdecode(name) for name, _ in self.environ.items() ^ now.environ.items()}
         if names:
             yield f"Environment variables were changed: {_listed(names)}."
         if now.path != self.path:
             changed = set(now.path) ^ set(self.path)
             yield f"sys.path was changed: {_listed(changed)}." if changed else "The order of sys.path was changed."
-        if now.mask != self.mask:
-            yield f"The file mask is now {now.mask} (it was {self.mask})."
 
 
 def _listed(names: set[str]) -> str:
@@ -47,15 +44,3 @@ def _folder() -> str:
         return os.getcwd()
     except OSError:
         return "a folder that is gone"
-
-
-def _mask() -> str:
-    """The mask as the system tells it: asking by `os.umask` would change it for a moment."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"Umask:"):
-                    return line.split()[1].decode()
-    except OSError:
-        pass
-    return ""
