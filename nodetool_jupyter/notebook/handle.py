@@ -127,6 +127,10 @@ class JobHandle:
         """Whether it ended because somebody asked for it."""
         return self.status is JobStatus.CANCELLED
 
+    def send(self, name: str, value: object) -> bool:
+        """Send a value to the job while it runs; its code gets it with `fed(name)`. `False`: it has ended."""
+        return self._manager.feed(self.id, name, value)
+
     def cancel(self) -> bool:
         """Ask for its end; `False` when it had ended already."""
         return self._manager.cancel(self.id)

@@ -45,7 +45,7 @@ class _Place:
 def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     """Run the work of one `run` frame to its end and report it; the exit code."""
     pid = os.getpid()
-    inside = Inside(channel, Packer(run["profile"], run["max_transfer_bytes"]))
+    inside = Inside(channel, Packer(run["profile"], run["max_transfer_bytes"], foreign=run["sys_path"] is None))
     claim_process(inside)
     _watch_parent(channel, inside)
     _claim_streams(channel)
@@ -165,6 +165,9 @@ def _claim_streams(channel: Channel) -> None:
 
 def _claim_process(channel: Channel, pid: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # a signal that comes between Python's look for one and a system call is only seen after the call:
+    # the supervisor sends this one a little later, to end the call
+    signal.signal(signal.SIGURG, lambda *_: None)
 
     def forked() -> None:
         channel.after_fork()

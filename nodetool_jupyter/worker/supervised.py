@@ -12,6 +12,7 @@ from .cgroups import Evidence, Group
 
 STRAYS_SECONDS = 1.0
 UNKILLABLE_SECONDS = 10.0
+_NUDGES_SECONDS = (0.02, 0.2)
 _WATCH_SECONDS = 0.25
 _USAGE_SECONDS = 1.0
 _RETRY_SECONDS = 0.002
@@ -59,8 +60,11 @@ class Supervised:
         if self._began is None:
             self._began = now
             if grace_seconds > 0:
-                self._steps = [(now, signal.SIGINT), (now + grace_seconds / 2, signal.SIGTERM)]
+                half = now + grace_seconds / 2
+                self._steps = [(now, signal.SIGINT), (half, signal.SIGTERM)]
+                self._steps += [(at + later, signal.SIGURG) for at in (now, half) for later in _NUDGES_SECONDS]
             self._steps.append((now + grace_seconds, signal.SIGKILL))
+            self._steps.sort()
 
     def end(self, now: float) -> None:
         """The owner is gone: SIGTERM now, SIGKILL a second later, whatever was under way."""
@@ -94,6 +98,8 @@ class Supervised:
             _, number = self._steps.pop(0)
             if number == signal.SIGKILL:
                 self._begin_kill(now)
+            elif number == signal.SIGURG:  # see `process`: it makes a lost interrupt be found
+                tree.send({self.pid} if self.alive else set(), number)
             else:
                 self._signal(number, now, members)
         if self._watched and self.alive and self._killing_since is None and now >= self._next_watch:
