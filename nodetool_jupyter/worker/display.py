@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from base64 import b64encode
+from binascii import b2a_base64
 
 from .execute import attempt
 
@@ -182,7 +182,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bytes | bytearray):
-        return b64encode(value).decode("ascii")
+        return b2a_base64(value, newline=False).decode("ascii")
     if depth > 48:
         return repr(value)
     if isinstance(value, dict):

@@ -6,7 +6,9 @@ Decoding runs code of whoever made the bytes; only `transfer` and the notebook d
 from __future__ import annotations
 
 import pickle
-from functools import partial
+import sys
+from io import BytesIO
+from types import FunctionType
 
 from . import values
 from .execute import attempt
@@ -14,6 +16,7 @@ from .values import BadValue, CannotTravel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .values import Encoded, Received
@@ -24,19 +27,22 @@ _APART_FROM_BYTES = 4096
 _MOST_JSON_ITEMS = 10_000
 
 
-def encode(name: str, value: object, *, max_bytes: int) -> Encoded:
+def encode(name: str, value: object, *, max_bytes: int, by_value: bool = True) -> Encoded:
     """The fields of `frames.Value` (without `body`) and the buffers. Raises `CannotTravel`.
+
+    `by_value`: functions and classes of the cell go along as code, which only the same version of Python reads.
 
     Plain values go as `values.encode` sends them. Buffers of a pickle are not copied, so the value must not
     change before they are sent; each is preceded by padding that keeps it aligned.
     """
-    if values.fits_json(value, most_items=_MOST_JSON_ITEMS) or type(value).__module__ in ("numpy", "builtins"):
+    plain = type(value) in (bytes, bytearray) or type(value).__module__ == "numpy"
+    if plain or values.fits_json(value, most_items=_MOST_JSON_ITEMS):
         try:
             return values.encode(name, value, max_bytes=max_bytes)
         except CannotTravel as error:
             if "pickle" not in error.why:
                 raise
-    return values.finish(name, value, ("pickle", {}, _pickle(name, value)), max_bytes)
+    return values.finish(name, value, ("pickle", {}, _pickle(name, value, by_value)), max_bytes)
 
 
 def decode(value: Received) -> object:
@@ -73,7 +79,32 @@ def encode_input(name: str, value: object, *, max_bytes: int, version_neutral: b
         raise ValueCannotTravel(name, error.type_name, error.size, why, remedy) from None
 
 
-def _pickle(name: str, value: object) -> list[Buffer]:
+class _ByReference(pickle.Pickler):
+    """Refuses what the other side could not look up, instead of leaving that to the other side."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, type | FunctionType) and thing.__module__ == "__main__":
+            raise pickle.PicklingError(
+                f"{thing.__qualname__} is defined in the cell, and {sys.executable} can't send code"
+            )
+        return NotImplemented
+
+
+def _dump(value: object, keep_inside: Callable[[pickle.PickleBuffer], bool], by_value: bool) -> memoryview:
+    pickler: Any = _ByReference
+    try:
+        if by_value:
+            import cloudpickle  # type: ignore[import-untyped]  # it has no types
+
+            pickler = cloudpickle.Pickler
+    except ImportError:
+        pass
+    target = BytesIO()
+    pickler(target, protocol=5, buffer_callback=keep_inside).dump(value)
+    return target.getbuffer()
+
+
+def _pickle(name: str, value: object, by_value: bool) -> list[Buffer]:
     kept: list[memoryview] = []
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
@@ -82,14 +113,7 @@ def _pickle(name: str, value: object) -> list[Buffer]:
             kept.append(raw)
         return raw.nbytes < _APART_FROM_BYTES
 
-    pickler: Any = pickle
-    try:
-        import cloudpickle  # type: ignore[import-untyped]  # it has no types
-
-        pickler = cloudpickle
-    except ImportError:
-        pass
-    data, error = attempt(partial(pickler.dumps, value, protocol=5, buffer_callback=keep_inside))
+    data, error = attempt(_dump, value, keep_inside, by_value)
     if isinstance(error, MemoryError):
         raise error
     if data is None:

@@ -14,9 +14,13 @@ _PICKLES_OUT = ("trusted", "default")
 
 
 class Packer:
-    """Makes a value's frame; pickles only where the other side will decode it."""
+    """Makes a value's frame; pickles only where the other side will decode it.
 
-    def __init__(self, profile: str, max_bytes: int) -> None:
+    `foreign`: this interpreter is not the kernel's, so that code of the cell can't go along.
+    """
+
+    def __init__(self, profile: str, max_bytes: int, *, foreign: bool = False) -> None:
+        self._foreign = foreign
         self._pickles = profile in _PICKLES_OUT
         self._max_bytes = max_bytes
 
@@ -25,7 +29,7 @@ class Packer:
         if self._pickles:
             from . import pickled
 
-            fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes)
+            fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes, by_value=not self._foreign)
         else:
             fields, buffers = values.encode(name, value, max_bytes=self._max_bytes)
         return {"type": "value", **fields}, buffers

@@ -65,7 +65,7 @@ class Child:
 
     def run(self, code: str, *, outputs: Sequence[str] = (), **changes: Any) -> None:
         frame = {"type": "run", "code": code, "filename": "<cell>", "profile": "default", "outputs": list(outputs)}
-        frame |= {"sys_path": None, "secrets": {}, "max_transfer_bytes": 1 << 30}
+        frame |= {"sys_path": sys.path, "secrets": {}, "max_transfer_bytes": 1 << 30}
         self.send({**frame, **changes})
 
     def next(self) -> Report | None:

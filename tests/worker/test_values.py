@@ -267,6 +267,11 @@ def test_arrow_extension_types_are_refused() -> None:
         there_and_back(table, arrow=True)
 
 
+def test_what_is_plain_and_short_goes_as_json_and_what_is_long_by_pickle() -> None:
+    assert pickled.encode("x", [1, {"a": None}], max_bytes=MOST)[0]["format"] == "json"
+    assert pickled.encode("x", list(range(100_000)), max_bytes=MOST)[0]["format"] == "pickle"
+
+
 def test_any_object_travels_by_pickle_with_large_buffers_apart() -> None:
     value = {"frame": pd.DataFrame({"a": np.arange(100_000)}), "function": lambda x: x + 1, (1, 2): {3}}
     fields, buffers = pickled.encode("x", value, max_bytes=MOST)
