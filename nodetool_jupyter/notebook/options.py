@@ -35,6 +35,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--cpus",), {"metavar": "N", "help": "processors it may use: 1.5"}),
     (("--pids-limit",), {"metavar": "N", "help": "processes and threads it may have: 256"}),
     (("--python",), {"metavar": "PATH", "help": "another interpreter (subprocess)"}),
+    (("--fresh",), {"action": "store_true", "help": "start a new interpreter, none that waits (subprocess)"}),
     (("--profile",), {"metavar": "PROFILE", "help": "how much it is trusted: trusted, default or untrusted"}),
     (("-e", "--env"), {"metavar": "K[=V]", "action": "append",
                        "help": "a variable of its environment; K alone: the kernel's value"}),
@@ -142,6 +143,7 @@ class Options(Struct, frozen=True):
     background: bool
     limits: ResourceLimits
     python: str
+    fresh: bool
     env: tuple[str, ...]
     env_files: tuple[str, ...]
     secrets: tuple[str, ...]
@@ -177,6 +179,7 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         background=settings["background"] if given.background is None else given.background,
         limits=msgspec.structs.replace(asked, wall_seconds=timeout) if timeout else asked,
         python=given.python or settings["python"],
+        fresh=given.fresh,
         env=tuple(given.env or ()),
         env_files=tuple(given.env_file or ()),
         secrets=tuple(given.secrets or ()),

@@ -39,6 +39,7 @@ def cell_request(options: Options, cell: str, *, code: str, filename: str, share
         name=options.name,
         labels=options.labels,
         python=options.python,
+        fresh=options.fresh,
         cwd="" if shares_namespace else working_directory(),
         grace_seconds=options.grace_seconds,
         max_output_bytes=options.max_output_bytes,
