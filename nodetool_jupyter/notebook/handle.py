@@ -70,7 +70,7 @@ def run(
 
     Code finds `inputs` as its variables and brings `outputs` back; a function is called with `inputs`
     as keyword arguments, and what it returns is the result. Neither sees the notebook's variables.
-    options: `profile`, `python`, `env`, `secrets`, `name`, `labels`, `grace_seconds`, `cwd`,
+    options: `profile`, `python`, `fresh`, `env`, `secrets`, `name`, `labels`, `grace_seconds`, `cwd`,
     `max_transfer_bytes`. Raises a `Refused` when nothing was started.
     """
     session = current()

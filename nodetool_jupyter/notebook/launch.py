@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _RUN_OPTIONS = {
     "profile",
     "python",
+    "fresh",
     "env",
     "secrets",
     "name",

@@ -39,7 +39,7 @@ def test_an_empty_line_means_the_defaults() -> None:
 
 def test_every_option_is_understood() -> None:
     found = options(
-        "-r subprocess -i a,b -o c -o d -b -t 5m -m 2g --cpus 1.5 --pids-limit 64 --python /usr/bin/python3"
+        "-r subprocess -i a,b -o c -o d -b -t 5m -m 2g --cpus 1.5 --pids-limit 64 --python /usr/bin/python3 --fresh"
         " --profile trusted -e A=1 -e B --env-file f --secret S --name train --label k=v --grace 3s"
         " --job j --progress text --max-output 2m --max-transfer 1m --no-raise --dry-run --best-effort"
     )
@@ -51,6 +51,7 @@ def test_every_option_is_understood() -> None:
         background=True,
         limits=ResourceLimits(wall_seconds=300, memory_bytes=2 << 30, cpus=1.5, pids=64, best_effort=True),
         python="/usr/bin/python3",
+        fresh=True,
         env=("A=1", "B"),
         env_files=("f",),
         secrets=("S",),
