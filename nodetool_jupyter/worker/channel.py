@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from _thread import RLock, allocate_lock, start_new_thread
 from collections import deque
+from itertools import islice
 from time import monotonic, sleep
 
 from . import wire
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 TEXT_BYTES = 64 << 10
 _COALESCE_SECONDS = 0.010
 _PROMPT_SENDS = 16
+_MOST_AT_ONCE = 1 << 20
+_SMALL = 16 << 10
+_MOST_PARTS = 64
 _DESCRIPTORS = {"stdout": 1, "stderr": 2}
 
 
@@ -95,16 +99,20 @@ class Channel:
         self._ring()
 
     def emit(self, report: Report, body: Sequence[Buffer] | None = None) -> None:
-        """Send one frame after everything that was written before."""
+        """Send one frame after everything that was written before; at once as long as frames are few."""
         if self._forked or self._gone:
             return
         buffers = wire.encode(report, body or ())
         with self._lock:
             self._queue.extend(list(map(_Bytes, buffers)))
-            self._send()
+            self._waiting += len(buffers[0])
+            if body or self._waiting >= TEXT_BYTES or self._may_send_now():  # a body may change after this call
+                self._send()
+                return
+        self._ring()
 
     def flush(self) -> None:
-        """Send the text that waits."""
+        """Send what waits."""
         if not self._forked:
             with self._lock:
                 self._send()
@@ -176,16 +184,25 @@ class Channel:
             head.start = sum(self._counts)
         sent = sum(self._counts) - head.start
         if sent >= head.view.nbytes:
+            following = self._queue[1] if len(self._queue) > 1 else None
+            if type(following) is _Bytes:  # a part of it may have been sent together with this one
+                following.start = head.start + head.view.nbytes
             self._queue.popleft()
         elif self.replaced:
             self._lose()
         else:
-            self._write_part(head.view[sent : sent + (1 << 20)])
+            self._write(head.view[sent : sent + _MOST_AT_ONCE])
 
-    def _write_part(self, part: memoryview) -> None:
+    def _write(self, part: memoryview) -> None:
+        parts = [part]
+        if part.nbytes < _SMALL:
+            for item in tuple(islice(self._queue, 1, _MOST_PARTS)):
+                if type(item) is not _Bytes or item.view.nbytes >= _SMALL:
+                    break
+                parts.append(item.view)
         try:
             # the count is kept by the call that wrote: no handler runs between the two
-            self._counts.extend(map(os.write, (self._fd,), (part,)))
+            self._counts.extend(map(os.writev, (self._fd,), (parts,)))
         except BlockingIOError:
             from select import select
 

@@ -54,6 +54,7 @@ def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     progress.finish(inside)
     report = _terminal(error)
     channel.emit(report)
+    channel.flush()
     _listen_again()
     attempt_all(atexit._run_exitfuncs)
     attempt_all(_flush_files)

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from nodetool_jupyter.events import Stream
+from nodetool_jupyter.events import LogUpdate, Stream
 from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.worker import wire
 from nodetool_jupyter.worker.channel import TEXT_BYTES, Channel
@@ -67,6 +67,25 @@ def test_a_flood_of_prints_is_gathered(run: Run) -> None:
     ran = run("for n in range(100_000): print(n)")
     assert ran.stdout == "".join(f"{n}\n" for n in range(100_000))
     assert len(ran.of(Stream)) < 20_000
+
+
+def test_a_flood_of_reports_arrives_whole_and_in_order(run: Run) -> None:
+    code = (
+        "import logging\nlog = logging.getLogger('a')\nlog.setLevel('INFO')\nlog.propagate = False\n"
+        "log.addHandler(logging.NullHandler())\nfor n in range(20_000):\n    log.info(n)\n    if n % 7 == 0: print(n)"
+    )
+    shown = [r.content + "\n" if isinstance(r, LogUpdate) else r.text for r in run(code).of(LogUpdate, Stream)]
+    assert list(map(int, "".join(shown).split())) == [
+        n for number in range(20_000) for n in ([number, number] if number % 7 == 0 else [number])
+    ]
+
+
+def test_an_output_is_sent_as_it_was_when_it_was_handed_over(run: Run) -> None:
+    code = (
+        "import nodetool_jupyter as nt, numpy\nfor n in range(200): nt.progress(n, 200)\na = numpy.zeros(100_000)\n"
+        "for n in range(50): print(n)\nnt.output('a', a)\na[:] = 1"
+    )
+    assert run(code).value("a").sum() == 0
 
 
 def test_closing_all_descriptors_ends_the_job_without_a_result(run: Run) -> None:
