@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from binascii import b2a_base64
 
+from .current import current
 from .execute import attempt
 
 TYPE_CHECKING = False
@@ -31,6 +32,7 @@ _SCALARS = (bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, tuple, dict)
 _LINE = 79
 _MOST_BYTES = 7 << 20
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 _find_shell: Callable[[], Any] = lambda: None  # noqa: E731 - a default that `use_shell` replaces
 _shell_exists: Callable[[], bool] = lambda: False  # noqa: E731 - the same
@@ -62,9 +64,17 @@ def _by_ipython(value: object) -> Bundle | None:
     if shell is None:
         return None
     data, metadata = shell.display_formatter.format(value)
+    drop_widget(data)
     if not any(kind.startswith("image/") for kind in data):
         _add_figure(value, data)
     return data, metadata
+
+
+def drop_widget(data: dict[str, Any]) -> None:
+    """Leave out a widget that no kernel knows of, and say so; its text stays."""
+    inside = current()
+    if data.pop(_WIDGET, None) is not None and inside is not None:
+        _warn(inside, "A widget can't be shown from a process of its own: it needs the kernel. Use --runner threaded.")
 
 
 def by_methods(value: object) -> Bundle:

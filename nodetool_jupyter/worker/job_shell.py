@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 from . import figures
 from .current import current
-from .display import show
+from .display import drop_widget, show
 from .tracebacks import format_exception
 
 
@@ -36,6 +36,7 @@ class JobPublisher(DisplayPublisher):
         """Report one display."""
         inside = current()
         if inside is not None:
+            drop_widget(data)
             display_id = (transient or {}).get("display_id") or ""
             show(inside, data, metadata, display_id=display_id, update=update)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nodetool_jupyter.events import ClearOutput, Display, Stream
+from nodetool_jupyter.events import ClearOutput, Display, Notification, Stream
 from nodetool_jupyter.frames import Raised, Returned
 from tests.worker.driving import Child, Ran
 
@@ -229,6 +229,12 @@ def test_a_display_that_is_too_large_is_left_out_and_said_so(run: Run) -> None:
     ran = run("display({'text/html': 'x' * 9_000_000, 'text/plain': 'short'}, raw=True)")
     assert [display.data for display in ran.displays] == [{"text/plain": "short"}]
     assert any("text/html" in getattr(report, "content", "") for report in ran.reports)
+
+
+def test_a_widget_is_shown_as_text_and_said_to_need_the_kernel(run: Run) -> None:
+    ran = run("from ipywidgets import IntSlider\ndisplay(IntSlider())\nIntSlider()")
+    assert [set(display.data) for display in ran.displays] == [{"text/plain"}] * 2
+    assert "--runner threaded" in ran.of(Notification)[0].content
 
 
 def test_a_repr_that_fails_does_not_fail_the_cell(run: Run) -> None:
