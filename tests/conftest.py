@@ -30,8 +30,21 @@ _EXACT = ("ENV", "THREAD_POOL_SIZE", "MAX_WORKFLOW_THREADS")
 _home = pytest.StashKey[tuple[Path, dict[str, str]]]()
 
 
+def _let_coverage_survive_interrupts() -> None:
+    """Measure threads without coverage's lock.
+
+    Stopping a threaded job raises in its thread wherever that is. Inside coverage's own tracer it would leave the
+    lock held for ever, and every thread with it. What it guards, the interpreter's own lock guards as well.
+    """
+    from coverage.collector import Collector
+
+    Collector.lock_data = Collector.unlock_data = lambda self: None  # type: ignore[method-assign]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run folders of its own and an environment without anybody's settings."""
+    if config.pluginmanager.has_plugin("_cov"):
+        _let_coverage_survive_interrupts()
     home = Path(tempfile.mkdtemp(prefix="ntj-"))
     config.stash[_home] = home, dict(os.environ)
     for name in list(os.environ):
