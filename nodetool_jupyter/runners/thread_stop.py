@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import sys
 import threading
@@ -13,6 +12,7 @@ from types import FrameType
 
 from ..events import Notification, Signalled
 from ..worker.tracebacks import place
+from .thread_raise import raise_in_thread
 
 _LOOK_AGAIN_SECONDS = 1.0
 _STEPS_TO_ARRIVE = 16
@@ -56,9 +56,7 @@ class Interruptible:
             if gently and self._loop is not None and self._task is not None:
                 self._loop.call_soon_threadsafe(self._task.cancel)
                 return "task cancelled"
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread_id), ctypes.py_object(KeyboardInterrupt)
-            )
+            raise_in_thread(self._thread_id)
             return "exception"
 
 
