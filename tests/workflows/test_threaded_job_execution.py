@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nodetool_jupyter.config import Settings
@@ -537,18 +538,21 @@ def test_figures_of_two_jobs_and_of_the_kernel_are_apart(
     plt.close("all")
 
 
-def test_many_short_jobs_leave_no_threads_descriptors_or_sources(run: Run) -> None:
+def test_two_thousand_short_jobs_leave_counts_flat(run: Run) -> None:
     def counts() -> tuple[int, int]:
         gc.collect()
         return threading.active_count(), len(os.listdir("/proc/self/fd"))
 
+    code = "def f(): 1 / 0\ntry: f()\nexcept ZeroDivisionError: pass"
     for _ in range(20):
-        run("def f(): 1 / 0\ntry: f()\nexcept ZeroDivisionError: pass")
-    before = counts()
-    for _ in range(400):
-        run("def f(): 1 / 0\ntry: f()\nexcept ZeroDivisionError: pass")
+        run(code)
+    before, memory = counts(), psutil.Process().memory_info().rss
+    for _ in range(2000):
+        run(code)
     assert counts() == before
     assert sum(name.startswith("<cell") for name in linecache.cache) <= 256 + 20
+    kept_by_the_store = 16 << 10  # a store in memory holds the events of every job
+    assert psutil.Process().memory_info().rss - memory < 2000 * kept_by_the_store
 
 
 def test_a_job_can_be_followed_from_an_event_loop(manager: JobExecutionManager, submit: Submit) -> None:
