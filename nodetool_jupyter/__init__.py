@@ -14,6 +14,8 @@ _PLACES = {
     "load_ipython_extension": "notebook.extension",
     "unload_ipython_extension": "notebook.extension",
     "JobExecutionManager": "manager",
+    "JobFailed": "errors",
+    "JobCancelled": "errors",
     "JobStatus": "jobs",
     "JobRequest": "jobs",
     "CodeWork": "jobs",

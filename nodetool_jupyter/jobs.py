@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .errors import StoreConflict
+from .errors import InvalidRequest, StoreConflict
 
 
 class JobStatus(StrEnum):
@@ -131,6 +131,14 @@ class JobRequest(Struct, frozen=True, kw_only=True):
     max_transfer_bytes: int = 1 << 30
     work_hash: str = ""
     rerun_of: str = ""
+
+
+def checked(request: JobRequest) -> JobRequest:
+    """The request as it will be stored and read again. Raises `InvalidRequest` for a field of a wrong type."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(request), JobRequest, strict=True)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidRequest(f"The job can't be asked for like this: {error}. Nothing was started.") from None
 
 
 class Usage(Struct, frozen=True):

@@ -85,15 +85,22 @@ class Ledger:
                 # a new entry must not cut the pause short, or a failing store would be hammered
                 self._ready.wait_for(lambda: self._closing, self._retry_seconds)
 
+    def _commit_each(self, batch: Sequence[_Entry], error: StoreError | JobExists) -> list[_Entry]:
+        """Commit one by one after a failure of all; the one that fails alone is told its error."""
+        if len(batch) == 1:
+            batch[0].settled(batch[0].change, error)
+            return []
+        return [left for entry in batch for left in self._commit([entry])]
+
     def _commit(self, batch: Sequence[_Entry]) -> list[_Entry]:
         """Commit the batch; returns what has to be tried again, in order."""
         try:
             self._store.commit([entry.change for entry in batch])
         except (StoreConflict, JobExists) as error:
-            if len(batch) == 1:
-                batch[0].settled(batch[0].change, error)
-                return []
-            return [left for entry in batch for left in self._commit([entry])]
+            return self._commit_each(batch, error)
+        except (TypeError, ValueError, OverflowError) as error:
+            # something in a change can't be written down: that change is at fault, and no other
+            return self._commit_each(batch, StoreError(f"The job store can't hold this: {error}."))
         except StoreError as error:
             self._trouble = error
             passing = isinstance(error, StoreBusy | StorageFull)

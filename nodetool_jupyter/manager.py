@@ -19,7 +19,7 @@ from .events import AnyEvent
 from .feed import Listener, Subscription
 from .following import catch_up, follow
 from .frames import Value
-from .jobs import Job, JobRequest, JobStatus, Profile
+from .jobs import Job, JobRequest, JobStatus, Profile, checked
 from .runners.base import Parcel, Runner
 from .runners.process_python import speaks_other
 from .stores.base import JobStore, Owner
@@ -101,6 +101,7 @@ class JobExecutionManager:
 
     def submit(self, request: JobRequest, parcel: Parcel = Parcel(), *, job_id: str | None = None) -> Job:  # noqa: B008 - frozen and empty
         """Take a job; it is stored when this returns. Raises a `Refused`, `JobExists` or `StoreError`."""
+        request = checked(request)
         runner = self.runner(request.runner)
         if request.profile is Profile.UNTRUSTED and request.limits.wall_seconds is None:
             limits = msgspec.structs.replace(request.limits, wall_seconds=_UNTRUSTED_SECONDS)

@@ -24,6 +24,8 @@ from .verdict import StopCause, Verdict, verdict
 _log = logging.getLogger(__name__)
 _MOST_UNSETTLED = 8
 _SMALL_VALUE_BYTES = 64 << 10
+_PLAIN_TYPES = (str, int, float, bool)
+_PLAIN_CHARACTERS = 1_000
 _AFTER_THE_END = (ev.Stream, ev.LogUpdate, ev.UsageUpdate)
 
 
@@ -288,7 +290,8 @@ def _plain(value: Value | None) -> Any:
     if value is None:
         return None
     if value.format == "object":
-        return value.body if isinstance(value.body, str | int | float | bool) and len(str(value.body)) < 1000 else None
+        # no subclass: what numpy and people make of these can't be encoded
+        return value.body if type(value.body) in _PLAIN_TYPES and len(str(value.body)) < _PLAIN_CHARACTERS else None
     if value.format != "json" or sum(value.sizes) > _SMALL_VALUE_BYTES:
         return None
     try:

@@ -149,3 +149,23 @@ def test_a_wrong_version_is_a_conflict(ledger: Ledger, store: FailingStore) -> N
     [(_, error)] = settled.wait()
     assert isinstance(error, StoreConflict)
     ledger.close()
+
+
+def test_a_change_that_cannot_be_written_down_is_told_so_and_stops_no_other() -> None:
+    class Picky(MemoryStore):
+        def commit(self, changes: Sequence[Change]) -> None:
+            if any(change.job.id == "odd" for change in changes):
+                raise TypeError("Encoding objects of type Odd is unsupported")
+            super().commit(changes)
+
+    store = Picky()
+    store.open()
+    picky = Ledger(store)
+    settled = Settled(3)
+    for job_id in ("a", "odd", "b"):
+        picky.put(new(job_id), settled)
+    picky.start()
+    results = dict(settled.wait())
+    picky.close()
+    assert results["a"] is results["b"] is None
+    assert isinstance(results["odd"], StoreError)

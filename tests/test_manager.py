@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -399,3 +400,27 @@ def test_a_job_of_another_living_manager_is_not_touched(settings: Settings) -> N
             manager.cancel("theirs")
         with pytest.raises(JobNotFinished):
             manager.wait("theirs", 0.01)
+
+
+class Loud(str):
+    """What numpy's and people's own kinds of text and numbers are like: no plain value."""
+
+
+def test_a_value_that_only_looks_plain_is_left_out_of_the_event_and_harms_nobody(start: Start) -> None:
+    manager = start(ScriptedRunner(Value("", "object", "Loud", body=Loud("x")), Returned()))
+    job = manager.submit(request())
+    assert manager.wait(job.id, 30).status is JobStatus.COMPLETED
+    assert manager.events(job.id)[-1].result is None  # type: ignore[union-attr]
+    assert manager.values(job.id)[""].body == "x"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("cwd", Path("/tmp")), ("name", None), ("labels", {"a": object()}), ("env", {"A": 5}), ("grace_seconds", "2s")],
+)
+def test_a_field_of_a_wrong_type_is_refused_and_nothing_is_stored(start: Start, field: str, value: object) -> None:
+    manager = start(ScriptedRunner())
+    with pytest.raises(InvalidRequest, match="asked for"):
+        manager.submit(request(**{field: value}))
+    assert manager.find() == []
+    assert manager.wait(manager.submit(request()).id, 30).status is JobStatus.COMPLETED

@@ -63,14 +63,15 @@ def _kernel() -> Iterator[str]:
 def _store(session: Session) -> Iterator[str]:
     manager = session.manager
     where = manager.settings.database_url
-    yield f"jobs are kept in  {_without_password(where) if where else 'memory (ENV=test), and are gone with it'}"
+    yield f"jobs are kept in  {without_password(where) if where else 'memory (ENV=test), and are gone with it'}"
     count = len(manager.find(limit=10_000))
     yield f"ok {count} jobs of {manager.owner.user} are there"
     for sentence in manager.warnings:
         yield f"! {sentence}"
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """The URL of a database as it may be shown."""
     scheme, found, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     return f"{scheme}{found}{user.partition(':')[0]}:…@{place}" if at and ":" in user else url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import InvalidRequest, JobNotFound
-from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits
+from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits, checked
 from ..runners.base import Parcel
 from . import requests
 from .options import Options
@@ -110,13 +111,15 @@ def launch_work(
     asked = limits or ResourceLimits()
     if asked.wall_seconds is None:
         asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
-    request = JobRequest(
-        work=CodeWork(source, code),
-        runner=chosen.name,
-        limits=asked,
-        inputs=tuple(values),
-        outputs=outputs,
-        **_checked({"name": name, **options}, settings, shares_namespace=chosen.shares_namespace),
+    request = checked(
+        JobRequest(
+            work=CodeWork(source, code),
+            runner=chosen.name,
+            limits=asked,
+            inputs=tuple(values),
+            outputs=outputs,
+            **_checked({"name": name, **options}, settings, shares_namespace=chosen.shares_namespace),
+        )
     )
     requests.check_syntax(request.work.runnable, request.work.filename)
     chosen.check(request)
@@ -150,7 +153,10 @@ def _checked(options: dict[str, Any], settings: Any, *, shares_namespace: bool) 
     if unknown:
         raise InvalidRequest(f"run() has no option {unknown[0]!r}. It takes {', '.join(sorted(_RUN_OPTIONS))}.")
     cwd = "" if shares_namespace else requests.working_directory()
-    merged = {"python": settings["python"], "grace_seconds": settings["grace"], "cwd": cwd, **options}
+    python = "" if shares_namespace else settings["python"]
+    merged = {"python": python, "grace_seconds": settings["grace"], "cwd": cwd, **options}
+    for name in ("python", "cwd"):
+        merged[name] = os.fspath(merged[name]) if isinstance(merged[name], os.PathLike) else merged[name]
     merged["profile"] = merged.get("profile") or settings["profile"]
     merged["secrets"] = tuple(merged.get("secrets", ()))
     try:

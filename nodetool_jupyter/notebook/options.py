@@ -171,14 +171,15 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         raise InvalidRequest(f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_'.")
     timeout = given.timeout is None and settings["timeout"]
     asked = limits(given)
+    runner = given.runner or settings["runner"]
     return Options(
-        runner=given.runner or settings["runner"],
+        runner=runner,
         profile=Profile(profile),
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
         background=settings["background"] if given.background is None else given.background,
         limits=msgspec.structs.replace(asked, wall_seconds=timeout) if timeout else asked,
-        python=given.python or settings["python"],
+        python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
         env=tuple(given.env or ()),
         env_files=tuple(given.env_file or ()),

@@ -155,6 +155,8 @@ def _rerun(session: Session, words: list[str]) -> None:
 
 
 def _config(session: Session, words: list[str]) -> None:
+    from .doctor import without_password
+
     if len(words) == 2:
         session.choose(words[0].replace("-", "_"), words[1])
         words = words[:1]
@@ -167,7 +169,7 @@ def _config(session: Session, words: list[str]) -> None:
         if name not in known:
             raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
         value = settings[name]
-        shown = "-" if value is None or value == "" else str(value)
+        shown = "-" if value is None or value == "" else without_password(str(value))
         print(f"{name:<21} {shown:<12} {settings.origin(name):<30} {known[name].help}")
 
 

@@ -46,6 +46,7 @@ class SupervisorLink:
                     *(str(theirs.fileno()), str(os.getpid()), "grouped" if grouped else "plain"),
                 ],
                 cwd="/",
+                env={},  # jobs can read it, and the kernel's may hold what they must not have
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -62,6 +62,7 @@ class ThreadedRunner:
             "-e": sorted(request.env),
             "--secret": list(request.secrets),
             "--python": [request.python] if request.python else [],
+            "--fresh": ["(a new interpreter)"] if request.fresh else [],
             "--workdir": [request.cwd] if request.cwd and os.path.realpath(request.cwd) != _folder() else [],
         }
         for option, values in asked.items():

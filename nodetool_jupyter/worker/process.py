@@ -215,6 +215,7 @@ def _flush_files() -> None:
     import gc
 
     tempfile = sys.modules.get("tempfile")
+    gc.unfreeze()  # a warm parent's own files are hidden from the collector otherwise
     kept = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
     removed = (tempfile._TemporaryFileWrapper, tempfile.SpooledTemporaryFile) if tempfile is not None else ()
     for thing in gc.get_objects():

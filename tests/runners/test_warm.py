@@ -13,6 +13,7 @@ from typing import TypeVar
 import anyio
 import anyio.lowlevel
 import psutil
+import pytest
 
 from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.runners.process_warmth import Warmth
@@ -200,3 +201,20 @@ def test_a_warm_parent_is_made_anew_only_for_a_reason() -> None:
     assert learn("from json import decoder", {"A": "1"})
     assert learn("x = 1", {"A": "3"})
     assert not learn("syntax error here", {"A": "3"})
+
+
+def test_what_was_written_to_the_original_streams_is_not_lost(plain: Place) -> None:
+    async def one(runner: SubprocessRunner) -> str:
+        return (await warm(plain, runner, "import sys\nsys.__stdout__.write('original')")).text()
+
+    assert session(plain, one) == "original"
+
+
+def test_the_supervisor_has_nothing_of_the_kernels_environment(plain: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATE_SECRET", "found-it")
+    code = "import os\nprint('found-it' in open(f'/proc/{os.getppid()}/environ').read())"
+
+    async def one(runner: SubprocessRunner) -> str:
+        return (await plain.drive(runner, code, environ={})).text()
+
+    assert session(plain, one) == "False\n"
