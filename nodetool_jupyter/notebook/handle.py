@@ -16,7 +16,7 @@ from ..events import AnyEvent, Display, JobUpdate, Stream
 from ..frames import Value
 from ..jobs import Job, JobStatus, Profile, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_number, parse_size
-from ..view import Lines, View, begin, final_line, fold_all, plain_text, view_html, write
+from ..view import View, begin, final_line, fold_all, settled, view_html
 from .hints import with_hint
 from .launch import launch_work, relaunch
 from .session import Session, current
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..manager import JobExecutionManager
 
 _WITHOUT_BOUNDARY = {"threaded", "subprocess"}
-_MOST_LINES = 10_000_000
 
 
 def Limits(  # noqa: N802 - reads as the value it makes: limits=nt.Limits(memory="2g")
@@ -211,11 +210,8 @@ class JobHandle:
 
     def logs(self, stream: str = "") -> str:
         """What it wrote so far, as a terminal shows it; `stream`: "stdout" or "stderr" alone."""
-        lines = Lines()
-        for event in self._manager.events(self.id):
-            if isinstance(event, Stream) and stream in ("", event.name):
-                lines = write(lines, event.text, most_lines=_MOST_LINES)
-        return plain_text(lines)
+        written = (event for event in self._manager.events(self.id) if isinstance(event, Stream))
+        return settled("".join(event.text for event in written if stream in ("", event.name)))
 
     def view(self) -> View:
         """Everything that there is to see of it now."""

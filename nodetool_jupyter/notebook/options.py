@@ -233,7 +233,13 @@ def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
         "max_output_bytes": lambda: _given(given.max_output, parse_size, "--max-output"),
         "max_transfer_bytes": lambda: _given(given.max_transfer, parse_size, "--max-transfer"),
         "outputs": lambda: _names(given.outputs, "--out") if given.outputs else None,
+        "labels": lambda: {**request.labels, **labels(given.labels)} if given.labels else None,
+        "secrets": lambda: tuple(dict.fromkeys((*request.secrets, *given.secrets))) if given.secrets else None,
+        "fresh": lambda: given.fresh or None,
     }
+    for option, unfit in (("--in", given.inputs), ("--dry-run", given.dry_run)):
+        if unfit:
+            raise InvalidRequest(f"rerun takes no {option}: it runs the same code with the same names. Leave it out.")
     if given.profile and given.profile not in tuple(Profile):
         raise InvalidRequest(f"--profile {given.profile!r} is not one of {', '.join(Profile)}.")
     found = {name: make() for name, make in plain.items()}

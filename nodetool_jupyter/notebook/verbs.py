@@ -15,6 +15,7 @@ from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
 from .options import changes, option_parser, parse, resolve
+from .requests import asked_environment
 from .running import finish, present
 from .showing import interruptible, show, wait_in_cell
 
@@ -148,7 +149,10 @@ def _rerun(session: Session, words: list[str]) -> None:
     handle = _one(session, "rerun", words[:1])
     given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
     options = resolve(given, session.settings())
-    anew = handle.rerun_with(changes(given, handle.job.request))
+    changed = changes(given, handle.job.request)
+    if given.env or given.env_file:
+        changed["env"] = {**handle.job.request.env, **asked_environment(given.env or (), given.env_file or ())}
+    anew = handle.rerun_with(changed)
     present(
         session, anew, progress=options.progress, background=options.background, raises=options.raises, name=options.job
     )

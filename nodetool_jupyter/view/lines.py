@@ -118,3 +118,8 @@ def _squash_line(line: str) -> str:
     over = _write_segment(Lines(), rest)
     behind = "".join(over.cells[: over.column])
     return f"{first}\r{line_text(over)}" + (f"\r{behind}" if over.column < len(over.cells) else "")
+
+
+def settled(text: str) -> str:
+    """A whole text as a terminal leaves it, without colours; a line in which the cursor never moves is never cut."""
+    return "\n".join(plain_text(write(Lines(), line)) if _SPECIAL.search(line) else line for line in text.split("\n"))

@@ -316,3 +316,15 @@ def test_what_the_manager_found_at_its_start_is_said_once(
     run(shell, "%%nodetool\n1")
     run(shell, "%%nodetool\n1")
     assert capsys.readouterr().err == "The store was damaged and set aside.\n"
+
+
+def test_rerun_takes_environment_and_labels_and_refuses_what_it_cannot_take(shell: InteractiveShell) -> None:
+    run(shell, "%%nodetool -r subprocess --label a=1\nimport os\nprint(os.environ.get('OTHER'))")
+    run(shell, "%nodetool rerun -1 -e OTHER=new --label b=2 --fresh")
+    handle = shell.user_ns["_job"]
+    assert handle.logs() == "new\n"
+    assert handle.job.request.labels == {"a": "1", "b": "2"}
+    assert handle.job.request.fresh
+    assert "rerun takes no --dry-run" in refused(shell, "%nodetool rerun -1 --dry-run")
+    assert "rerun takes no --in" in refused(shell, "%nodetool rerun -1 --in n")
+    assert shell.user_ns["_job"] is handle

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nodetool_jupyter.view.lines import MOST_COLUMNS, Lines, plain_text, squash, write
+from nodetool_jupyter.view.lines import MOST_COLUMNS, Lines, plain_text, settled, squash, write
 
 PIECES = ["a", "bc", "déjà", " ", "\r", "\b", "\n", "\r\n", "\x1b[31m", "\x1b[0m", "\x1b[K", "\x1b[2K", "\x1b", "[3"]
 texts = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
@@ -69,3 +69,8 @@ def test_a_line_without_end_takes_bounded_room() -> None:
     for _ in range(5):
         lines = write(lines, "x" * 65_536)
     assert len(lines.cells) == MOST_COLUMNS
+
+
+def test_a_whole_text_is_settled_line_by_line_and_none_is_cut() -> None:
+    long = "x" * 50_000
+    assert settled(f"{long}END\n10%\r20%\nlast") == f"{long}END\n20%\nlast"
