@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
+from nbval import plugin
+
+# the tests measure what is covered; nbval's own way of doing so in the notebook's kernel fails with warnings as errors
+plugin.setup_coverage = plugin.teardown_coverage = lambda *_, **__: None
 
 _data = tempfile.TemporaryDirectory(prefix="ntj-notebooks-")
 
