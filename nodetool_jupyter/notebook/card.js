@@ -2,10 +2,23 @@
 
 const PAGE = crypto.randomUUID();
 const SILENT_MS = 2500;
+const AGAIN_MS = [250, 1000];
 const FINAL = new Set(["completed", "failed", "cancelled"]);
 const BUSY =
   "The kernel is busy and has not answered. Interrupt it (■ in the toolbar, or press I twice) to stop this cell.";
 const SVG = "http://www.w3.org/2000/svg";
+
+let told = 0;
+
+// Until JupyterLab has made a shell beside the cell's, what is sent waits for the cell. So everything is sent again;
+// the kernel hears each number once.
+function tell(model, message) {
+  const numbered = { ...message, page: PAGE, n: ++told };
+  model.send(numbered);
+  for (const wait of AGAIN_MS) {
+    setTimeout(() => FINAL.has(model.get("state").status) || model.send(numbered), wait);
+  }
+}
 
 function make(tag, name, parent, attributes = {}) {
   const node = document.createElement(tag);
@@ -139,19 +152,19 @@ function addButtons(parts, model) {
   let silent;
   parts.logs = button(parts.buttons, "Logs", "Show the last lines of the job's log", (node) => {
     const open = node.getAttribute("aria-expanded") !== "true";
-    model.send({ do: "log", open });
+    tell(model, { do: "log", open });
     if (!open) show(parts.log, false);
     node.setAttribute("aria-expanded", String(open));
   });
   parts.logs.setAttribute("aria-expanded", "false");
   parts.detach = button(parts.buttons, "Detach", "Let the job go on in the background and free the cell", (node) => {
     node.disabled = true;
-    model.send({ do: "detach" });
+    tell(model, { do: "detach" });
   });
   parts.cancel = button(parts.buttons, "Cancel", "Stop the job and everything that it started", (node) => {
     node.disabled = true;
     node.textContent = "Cancelling…";
-    model.send({ do: "cancel" });
+    tell(model, { do: "cancel" });
     silent = setTimeout(() => {
       if (["cancelling", ...FINAL].includes(model.get("state").status)) return;
       node.disabled = false;
@@ -238,7 +251,7 @@ function render({ model, el }) {
   logged();
   tick();
   const timer = setInterval(tick, 100);
-  model.send({ do: "page", page: PAGE });
+  tell(model, { do: "page" });
   return () => {
     clearInterval(timer);
     forget();

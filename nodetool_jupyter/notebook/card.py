@@ -34,6 +34,7 @@ _LOG_LINES = 200
 _LOG_CHARACTERS = 16_000
 _LIVE_CARDS = 20
 _MOST_NOTES = 5
+_MOST_PAGES = 50
 _cards: deque[JobCard] = deque()
 _FOLDER = files(__package__)
 
@@ -88,6 +89,7 @@ class CardFace:
         self._view = first
         self._display_id = f"nodetool-{uuid4().hex}"
         self._page = self._said = ""
+        self._heard: dict[str, int] = {}
         self._log_open = self._replayed = False
         self.card = JobCard(
             card_state(first, time.time(), waiting=waiting()), lambda said: post(lambda: self._do(said))
@@ -135,7 +137,7 @@ class CardFace:
 
     def _do(self, said: Mapping[str, Any]) -> None:
         """What the page asks for; it may send anything."""
-        what = said.get("do") if isinstance(said, Mapping) else None
+        what = said.get("do") if isinstance(said, Mapping) and self._is_news(said) else None
         if what == "page":
             page = str(said.get("page"))[:64]
             came_back = self._page not in ("", page)
@@ -147,6 +149,18 @@ class CardFace:
         elif isinstance(what, str) and what in self._actions:
             self._said = self._actions[what]()
         self._context.run(self._write)
+
+    def _is_news(self, said: Mapping[str, Any]) -> bool:
+        """Whether it was not heard before; a page sends everything more than once, see `tell` in card.js."""
+        page, number = str(said.get("page"))[:64], said.get("n")
+        if not isinstance(number, int):
+            return True
+        if number <= self._heard.get(page, 0):
+            return False
+        if len(self._heard) >= _MOST_PAGES:
+            self._heard.clear()
+        self._heard[page] = number
+        return True
 
 
 def _keep_alive(card: JobCard) -> None:

@@ -137,6 +137,14 @@ def test_buttons_do_what_they_say(make: Callable[[], Made]) -> None:
     assert face.card.state["said"] == ""
 
 
+def test_what_a_page_sends_again_is_heard_once_and_in_order(make: Callable[[], Made]) -> None:
+    face, _, done = make()
+    for number in (1, 1, 2, 1, 2):
+        press(face, {"do": ["", "detach", "cancel"][number], "page": "one", "n": number})
+    press(face, {"do": "detach", "page": "two", "n": 1})
+    assert done == ["detach", "cancel", "detach"]
+
+
 def test_what_could_not_be_done_is_said_on_the_card(make: Callable[[], Made]) -> None:
     face, _, _ = make()
     press(face, {"do": "cancel"})
