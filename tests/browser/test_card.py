@@ -156,12 +156,20 @@ def test_a_failure_says_why_and_what_to_do(ready: Callable[..., Notebook], shoot
     shoot()
 
 
+CLICK_ONCE = """
+const watch = new MutationObserver(() => {
+  const cancel = document.querySelector(".ntj-button:last-child");
+  if (!cancel) return;
+  watch.disconnect();
+  cancel.click();
+});
+watch.observe(document, {childList: true, subtree: true});
+"""
+
+
 def test_a_click_on_the_first_card_of_a_page_is_never_too_early(ready: Callable[..., Notebook], page: Page) -> None:
     """JupyterLab has no shell for clicks yet at this moment, and would keep this one until the cell has ended."""
-    page.add_init_script(
-        "new MutationObserver(() => document.querySelector('.ntj-button:last-child:not(:disabled)')?.click())"
-        ".observe(document, {childList: true, subtree: true})"
-    )
+    page.add_init_script(CLICK_ONCE)
     opened = ready(job(LONG))
     opened.start(1)
     opened.wait_for_end(1)
