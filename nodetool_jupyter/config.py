@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .containers import default_image, parse_gpu_devices, parse_network, parse_pull, parse_user
 from .errors import InvalidRequest
-from .jobs import Profile
-from .quantities import parse_count, parse_duration, parse_switch
+from .jobs import JobRequest, Profile
+from .quantities import parse_count, parse_duration, parse_number, parse_size, parse_switch
 
 Parse = Callable[[str, str], Any]
 
@@ -45,6 +46,13 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def total_memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+_MEMORY_PER_CONTAINER = 1 << 30
+
 SETTINGS: tuple[Setting, ...] = (
     Setting("env", ("ENV",), _text, "development", "`test` keeps jobs in memory; see also noninteractive"),
     Setting(
@@ -63,6 +71,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("noninteractive", ("NODETOOL_NONINTERACTIVE",), parse_switch, None, "stable text, no widgets, cells wait"),
     Setting("thread_pool_size", ("THREAD_POOL_SIZE",), parse_count, None, "threaded jobs at once"),
     Setting("max_workflow_threads", ("MAX_WORKFLOW_THREADS",), parse_count, None, "threaded + subprocess at once"),
+    Setting("docker_max_jobs", ("DOCKER_MAX_JOBS",), parse_count, None, "containers at once"),
+    Setting("docker_image", ("NODETOOL_DOCKER_IMAGE",), _text, default_image(), "image of docker jobs"),
+    Setting("docker_pull", ("DOCKER_PULL_POLICY",), parse_pull, "missing", "when an image is fetched"),
+    Setting("docker_memory", ("DOCKER_MEMORY_LIMIT", "DOCKER_MEM_LIMIT"), parse_size, None, "memory of docker jobs"),
+    Setting("docker_cpus", ("DOCKER_CPU_LIMIT",), parse_number, None, "processors of docker jobs"),
+    Setting("docker_pids", ("DOCKER_PIDS_LIMIT",), parse_count, None, "processes of docker jobs"),
+    Setting("docker_shm_size", ("DOCKER_SHM_SIZE",), parse_size, None, "shared memory of docker jobs"),
+    Setting("docker_user", ("DOCKER_USER",), parse_user, "", "UID[:GID] of docker jobs"),
+    Setting("docker_gpus", ("DOCKER_GPU_DEVICES",), parse_gpu_devices, "", "GPUs of docker jobs"),
+    Setting("docker_network", ("DOCKER_NETWORK",), parse_network, "none", "network of docker jobs"),
     Setting("database_url", ("NODETOOL_DATABASE_URL",), _text, "", "where jobs are kept (SQLite in Jupyter's folder)"),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -119,6 +137,8 @@ class Settings:
             return usable_cpus()
         if setting.name == "max_workflow_threads":
             return 2 * usable_cpus()
+        if setting.name == "docker_max_jobs":
+            return max(1, min(2 * usable_cpus(), total_memory_bytes() // _MEMORY_PER_CONTAINER))
         return setting.default
 
     @property
@@ -172,7 +192,16 @@ _PASSED = re.compile(
 )
 
 
-def job_environment(environ: Mapping[str, str], profile: Profile, asked: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a subprocess job: an allow-list of the kernel's (trusted: all), then what was asked."""
-    passed = {name: value for name, value in environ.items() if profile is Profile.TRUSTED or _PASSED.fullmatch(name)}
-    return {**passed, **asked}
+_PASSED_INTO_CONTAINERS = {"LANG", "TZ"}
+
+
+def job_environment(environ: Mapping[str, str], request: JobRequest) -> dict[str, str]:
+    """What a job gets of the kernel's environment: an allow-list (trusted: all; a container: next to nothing), then
+    what was asked for."""
+
+    def passes(name: str) -> bool:
+        if request.runner == "docker":
+            return name in _PASSED_INTO_CONTAINERS
+        return request.profile is Profile.TRUSTED or _PASSED.fullmatch(name) is not None
+
+    return {**{name: value for name, value in environ.items() if passes(name)}, **request.env}

@@ -20,7 +20,7 @@ from .jobs import Job
 from .keeper import Keeper
 from .ledger import Ledger
 from .loop import LoopThread
-from .places import owner_root
+from .places import job_root, owner_root
 from .runners.base import Parcel, Runner
 from .stores import open_store
 from .stores.base import Change, JobStore, Owner
@@ -36,6 +36,13 @@ _CLOSING = "Cancelled: the kernel was shut down."
 def assets_folder(settings: Settings, owner: Owner) -> Path:
     """Where the files of jobs are kept: beside the store, or no longer than the manager."""
     return data_dir() / "nodetool" / "assets" if settings.database_url else owner_root(owner.id) / "assets"
+
+
+def private_folders(settings: Settings) -> tuple[Path, ...]:
+    """What no container may be shown: jobs, their files, and where they are kept."""
+    url = settings.database_url
+    kept = (Path(url.partition("///")[2]).parent,) if url.startswith("sqlite") else ()
+    return (data_dir() / "nodetool", job_root(), *kept)
 
 
 class _Live:

@@ -64,6 +64,7 @@ _OPTIONS = {
     "memory_bytes": "--memory",
     "cpus": "--cpus",
     "pids": "--pids-limit",
+    "shm_bytes": "--shm-size",
 }
 
 

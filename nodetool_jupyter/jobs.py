@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from .containers import ContainerOptions
 from .errors import InvalidRequest, StoreConflict
 
 
@@ -79,6 +80,7 @@ class ResourceLimits(Struct, frozen=True, forbid_unknown_fields=True):
     memory_bytes: int | None = None
     cpus: float | None = None
     pids: int | None = None
+    shm_bytes: int | None = None
     cpu_seconds: int | None = None
     open_files: int | None = None
     file_size_bytes: int | None = None
@@ -131,6 +133,12 @@ class JobRequest(Struct, frozen=True, kw_only=True):
     max_transfer_bytes: int = 1 << 30
     work_hash: str = ""
     rerun_of: str = ""
+    container: ContainerOptions = ContainerOptions()
+
+    @property
+    def may_unpickle(self) -> bool:
+        """Whether pickles come back from the job: only where there is no boundary that they would cross."""
+        return self.profile is Profile.TRUSTED or (self.profile is Profile.DEFAULT and self.runner != "docker")
 
 
 def checked(request: JobRequest) -> JobRequest:

@@ -13,7 +13,7 @@ import msgspec
 
 from .admission import Admission
 from .config import Settings
-from .engine import Engine
+from .engine import Engine, private_folders
 from .errors import InvalidRequest, JobNotFinished, JobNotFound
 from .events import AnyEvent
 from .feed import Listener, Subscription
@@ -21,9 +21,8 @@ from .following import catch_up, follow
 from .frames import Value
 from .jobs import Job, JobRequest, JobStatus, Profile, checked
 from .runners.base import Parcel, Runner
-from .runners.process_python import speaks_other
 from .stores.base import JobStore, Owner
-from .stores.owners import this_process
+from .stores.owners import owner_labels, this_process
 from .worker.pickled import encode_input
 
 _UNTRUSTED_SECONDS = 300.0
@@ -49,7 +48,8 @@ class JobExecutionManager:
         self.settings = settings or Settings()
         self.owner: Owner = this_process(self.settings.user, kernel_id)
         self._runners = {
-            runner.name: runner for runner in (_known_runners(self.settings) if runners is None else runners)
+            runner.name: runner
+            for runner in (_known_runners(self.settings, self.owner) if runners is None else runners)
         }
         self._given_store = store
         self._engine: Engine | None = None
@@ -141,10 +141,11 @@ class JobExecutionManager:
             return False
         if job.owner != self.owner.id:
             raise InvalidRequest(f"Job {job_id} runs in another kernel. Send it values there.")
-        if self.runner(job.request.runner).shares_namespace:
+        runner = self.runner(job.request.runner)
+        if runner.shares_namespace:
             return self._running().feed(job_id, Value(name, "object", type(value).__name__, body=value))
-        most, neutral = job.request.max_transfer_bytes, speaks_other(job.request.python)
-        fields, buffers = encode_input(name, value, max_bytes=most, version_neutral=neutral)
+        most, other = job.request.max_transfer_bytes, runner.speaks_other(job.request)
+        fields, buffers = encode_input(name, value, max_bytes=most, other_python=other)
         return self._running().feed(job_id, Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
 
     def get(self, job_id: str) -> Job:
@@ -261,13 +262,21 @@ def _checked_id(job_id: str) -> str:
 
 def _gates(settings: Settings) -> Admission:
     return Admission(
-        {"threads": settings["thread_pool_size"], "workflows": settings["max_workflow_threads"]},
-        {"threaded": ("threads", "workflows"), "subprocess": ("workflows",)},
+        {
+            "threads": settings["thread_pool_size"],
+            "workflows": settings["max_workflow_threads"],
+            "containers": settings["docker_max_jobs"],
+        },
+        {"threaded": ("threads", "workflows"), "subprocess": ("workflows",), "docker": ("containers",)},
     )
 
 
-def _known_runners(settings: Settings) -> tuple[Runner, ...]:
+def _known_runners(settings: Settings, owner: Owner) -> tuple[Runner, ...]:
+    from .runners.docker.runner import DockerRunner
     from .runners.subprocess import SubprocessRunner
     from .runners.threaded import ThreadedRunner
 
-    return ThreadedRunner(), SubprocessRunner(warm=not settings.test)
+    docker = DockerRunner(
+        settings.environ, labels=owner_labels(owner), standby=not settings.test, private=private_folders(settings)
+    )
+    return ThreadedRunner(), SubprocessRunner(warm=not settings.test), docker

@@ -38,6 +38,15 @@ def job_root() -> Path:
     return root
 
 
+def lease_file(name: str) -> Path:
+    """The file whose lock is the lease of something that only one job may have at a time."""
+    folder = Path(tempfile.gettempdir()) / f"nodetool-{os.geteuid()}-leases"
+    _make(folder)
+    if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+        raise Refused(f"{str(folder)!r} is not a folder of your own. Remove it, or set TMPDIR to a private folder.")
+    return folder / name.replace("/", "_")
+
+
 def owner_root(owner_id: str) -> Path:
     """The folder (0700) of one manager, made when missing."""
     folder = job_root() / owner_part(owner_id)

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, Protocol
 
 import anyio
@@ -51,7 +53,8 @@ class Supervision:
         self.job = job
         self.runner = runner
         self.outcome = Outcome()
-        self._parcel = parcel
+        self._parcel = replace(parcel, report=self._said_at_start)
+        self._launching: anyio.CancelScope | None = None
         self._record = record
         self._assets = assets
         self._worker: Worker | None = None
@@ -88,6 +91,9 @@ class Supervision:
             self._finish(Verdict(JobStatus.CANCELLED, None, complaint or "Cancelled before it started."))
         elif self._worker is not None:
             self._begin_stop(self._worker)
+        elif self._launching is not None and self.job.status is JobStatus.STARTING:
+            self._change(JobStatus.CANCELLING)
+            self._launching.cancel()
         return True
 
     def feed(self, value: Value) -> bool:
@@ -117,17 +123,20 @@ class Supervision:
         self._change(JobStatus.STARTING, started_at=time.time())
         exit_event = ev.Exit()
         try:
-            async with self.runner.launch(self.job, self._parcel) as worker:
-                self._worker = worker
+            async with AsyncExitStack() as stack:
+                with anyio.CancelScope() as self._launching:
+                    self._worker = await stack.enter_async_context(self.runner.launch(self.job, self._parcel))
                 self._parcel = Parcel()
-                for value in self._early:
-                    worker.feed(value)
-                exit_event = await self._follow(worker)
+                if self._worker is not None:
+                    exit_event = await self._follow(self._worker)
         except WorkerNotStarted as error:
-            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, str(error)))
+            self._not_started(str(error))
             return
         finally:
             self._assets.close()
+        if self._worker is None:
+            self._not_started("")
+            return
         self._append([exit_event])
         self._finish(
             verdict(
@@ -139,10 +148,22 @@ class Supervision:
             )
         )
 
+    def _not_started(self, why: str) -> None:
+        """There never was a worker: it could not be started, or the start was called off."""
+        if self._stopped is not None:
+            nobody = ev.Exit()
+            self._finish(
+                verdict(None, nobody, limits=self.job.request.limits, stopped=self._stopped, complaint=self._complaint)
+            )
+        else:
+            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, why))
+
     def _proven(self, exit_event: ev.Exit) -> bool:
         return isinstance(self._terminal, Raised) or exit_event.code == 0
 
     async def _follow(self, worker: Worker) -> ev.Exit:
+        for value in self._early:
+            worker.feed(value)
         self._change(JobStatus.RUNNING, before=[worker.isolation()])
         if self._stopped is not None:
             self._begin_stop(worker)
@@ -178,6 +199,10 @@ class Supervision:
             message = {StopCause.TIMEOUT: "Time limit reached; stopping."}.get(self._stopped or StopCause.CANCEL, "")
             self._change(JobStatus.CANCELLING, message=message)
         worker.stop(self._grace_seconds)
+
+    def _said_at_start(self, report: Report) -> None:
+        if self._worker is None and not self.job.status.final:
+            self._take([report])
 
     def _take(self, reports: Sequence[Report]) -> None:
         for report in reports:

@@ -67,6 +67,10 @@ class ScriptedRunner:
         """Nothing but the wall clock."""
         return {"wall_seconds": "manager"}
 
+    def speaks_other(self, request: JobRequest) -> str:
+        """No Python but this one."""
+        return ""
+
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[ScriptedWorker]:
         """Start the script."""
         return self._launch(job, parcel)

@@ -46,6 +46,10 @@ def verdict(
     """
     if exit.cause == "unkillable":
         return _failed(Reason.UNKILLABLE, f"The job could not be killed. {exit.detail}".strip())
+    if exit.cause == "engine_lost":
+        return _failed(
+            Reason.LOST, f"{exit.detail} The job counts as lost, whatever it did. Start Docker and rerun the cell."
+        )
     if stopped is StopCause.OVERDUE:
         return _overdue(terminal)
     if stopped is not None:

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import InvalidRequest, JobCancelled, JobFailed, JobNotFinished, NodetoolError, OutputMissing
 from ..events import AnyEvent, Display, JobUpdate, Stream
 from ..frames import Value
-from ..jobs import Job, JobStatus, Profile, ResourceLimits
+from ..jobs import Job, JobStatus, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_number, parse_size
 from ..view import View, begin, final_line, fold_all, settled, view_html
 from .hints import with_hint
@@ -23,8 +23,6 @@ from .session import Session, current
 
 if TYPE_CHECKING:
     from ..manager import JobExecutionManager
-
-_WITHOUT_BOUNDARY = {"threaded", "subprocess"}
 
 
 def Limits(  # noqa: N802 - reads as the value it makes: limits=nt.Limits(memory="2g")
@@ -314,13 +312,11 @@ def decode_value(value: Value, job: Job) -> Any:
     from ..worker.execute import attempt
 
     request = job.request
-    without_boundary = request.profile is Profile.DEFAULT and request.runner in _WITHOUT_BOUNDARY
-    may_unpickle = request.profile is Profile.TRUSTED or without_boundary
-    found, error = attempt(pickled.decode if may_unpickle else values.decode, value)
+    found, error = attempt(pickled.decode if request.may_unpickle else values.decode, value)
     if error is None:
         return found
     what = f"Output {value.name!r}" if value.name else "The value of the last expression"
-    if value.format == "pickle" and not may_unpickle:
+    if value.format == "pickle" and not request.may_unpickle:
         raise OutputMissing(
             f"{what} ({value.type_name}) came as a pickle, which is not opened from a job with profile "
             f"{request.profile.value!r}. Return plain values, arrays or tables, or use --profile trusted."

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from ..config import environment, job_environment
 from ..jobs import JobRequest
 
+_NO_FILE = re.compile(r"FileNotFoundError: .*: '(/[^']+|\.[^']*|[^'/]+)'\Z")
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'\Z")
 
 
 def with_hint(message: str, request: JobRequest) -> str:
     """The message and, for a missing environment variable that the kernel has, how to pass it."""
+    if request.runner == "docker" and (missing := _NO_FILE.match(message)):
+        shown = _folder(missing[1])
+        return f"{message}. A container sees none of this machine's files; show it a folder with -v {shown}."
     found = _KEY_ERROR.match(message)
     if found is None or request.runner == "threaded":
         return message
     name, environ = found[1], environment()
-    if name not in environ or name in job_environment(environ, request.profile, request.env):
+    if name not in environ or name in job_environment(environ, request):
         return message
     return f"{message}. The kernel's environment has {name}; pass it with -e {name}."
+
+
+def _folder(path: str) -> str:
+    """A mount that would show this path where the code looks for it."""
+    folder = os.path.dirname(path) or "."
+    return f"{folder}:{folder}:ro" if folder.startswith("/") else f"{folder}:/job/{folder.strip('./') or 'data'}:ro"

@@ -49,14 +49,12 @@ class Plan(Struct, frozen=True):
 
 def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     """Everything that is decided, checked and encoded before a cell's job exists. Raises a `Refused`."""
-    from ..runners.process_python import speaks_other
-
     shell = session.shell
     runner = session.manager.runner(options.runner)
     filename = f"Cell In[{_cell_number(shell)}]"
     request = requests.cell_request(options, cell, code="", filename=filename, shares_namespace=runner.shares_namespace)
     code = _transformed(shell, cell)
-    if not speaks_other(options.python):
+    if not runner.speaks_other(request):
         requests.check_syntax(f"\n{code}", filename)
     names = requests.choose_inputs(options.inputs, code, shell.user_ns, shell.user_ns_hidden)
     imports, others = "", names

@@ -15,16 +15,18 @@ from IPython.core.magic_arguments import MagicArgumentParser, argument
 from msgspec import Struct
 
 from ..config import Settings
+from ..containers import ContainerOptions
 from ..errors import InvalidRequest
 from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_number, parse_size
+from . import container_options
 
 T = TypeVar("T")
 AUTO, NONE = "auto", "none"
 _DEFAULTS = JobRequest(work=CodeWork(""))
 
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (("-r", "--runner"), {"metavar": "RUNNER", "help": "where it runs: threaded or subprocess"}),
+    (("-r", "--runner"), {"metavar": "RUNNER", "help": "where it runs: threaded, subprocess or docker"}),
     (("-i", "--in"), {"metavar": "NAMES", "action": "append", "dest": "inputs",
                       "help": "variables to send: a,b or auto (what the cell reads, the default) or none"}),
     (("-o", "--out"), {"metavar": "NAMES", "action": "append", "dest": "outputs",
@@ -52,6 +54,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--no-raise",), {"action": "store_true", "help": "the cell does not fail when the job does"}),
     (("--dry-run",), {"action": "store_true", "help": "show the plan, limits and isolation; start nothing"}),
     (("--best-effort",), {"action": "store_true", "default": None, "help": "run even where a limit can't be held"}),
+    *container_options.OPTIONS,
 )  # fmt: skip
 
 VALUES: dict[str, tuple[str, ...]] = {
@@ -62,11 +65,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--memory": ("512m", "1g", "2g", "4g"),
     "--cpus": ("1", "2"),
     "--grace": ("5s", "30s"),
+    **container_options.VALUES,
 }
 """Values to complete, beside runners and names, which are only known in the session."""
 
-_DOCKER = "-v --volume --image --pull --network --gpus --user --shm-size"
-_NOT_YET = {**dict.fromkeys(_DOCKER.split(), "the docker runner"), "--retries": "retries", "--priority": "priorities"}
+_NOT_YET = {"--retries": "retries", "--priority": "priorities"}
 
 
 def with_options(function: T) -> T:
@@ -156,6 +159,7 @@ class Options(Struct, frozen=True):
     max_transfer_bytes: int
     raises: bool
     dry_run: bool
+    container: ContainerOptions
 
 
 def resolve(given: Namespace, settings: Settings) -> Options:
@@ -172,6 +176,15 @@ def resolve(given: Namespace, settings: Settings) -> Options:
     timeout = given.timeout is None and settings["timeout"]
     asked = limits(given)
     runner = given.runner or settings["runner"]
+    container = ContainerOptions()
+    if runner == "docker":
+        asked = container_options.docker_limits(asked, settings)
+        container = container_options.container_options(given, settings, Profile(profile))
+    elif alone := container_options.given_options(given):
+        raise InvalidRequest(
+            f"Option {alone[0]} is for containers, and the job runs {runner}. Add --runner docker, or leave it out. "
+            "Nothing was started."
+        )
     return Options(
         runner=runner,
         profile=Profile(profile),
@@ -193,6 +206,7 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
         raises=not given.no_raise,
         dry_run=given.dry_run,
+        container=container,
     )
 
 
@@ -203,6 +217,7 @@ def limits(given: Namespace) -> ResourceLimits:
         memory_bytes=_given(given.memory, parse_size, "--memory"),
         cpus=_given(given.cpus, parse_number, "--cpus"),
         pids=_given(given.pids_limit, parse_count, "--pids-limit"),
+        shm_bytes=_given(given.shm_size, parse_size, "--shm-size"),
         best_effort=bool(given.best_effort),
     )
 
@@ -243,6 +258,8 @@ def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
     if given.profile and given.profile not in tuple(Profile):
         raise InvalidRequest(f"--profile {given.profile!r} is not one of {', '.join(Profile)}.")
     found = {name: make() for name, make in plain.items()}
+    if container := container_options.container_changes(given):
+        found["container"] = msgspec.structs.replace(request.container, **container)
     return {**changed, **{name: value for name, value in found.items() if value is not None}}
 
 

@@ -40,6 +40,7 @@ def cell_request(options: Options, cell: str, *, code: str, filename: str, share
         labels=options.labels,
         python=options.python,
         fresh=options.fresh,
+        container=options.container,
         cwd="" if shares_namespace else working_directory(),
         grace_seconds=options.grace_seconds,
         max_output_bytes=options.max_output_bytes,
@@ -116,17 +117,16 @@ def import_line(names: Iterable[str], namespace: Mapping[str, Any]) -> tuple[str
     return f"import {', '.join(imports)}" if imports else "", others
 
 
-def encode_inputs(names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest) -> list[Value]:
+def encode_inputs(
+    names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest, runner: Runner
+) -> list[Value]:
     """The values, encoded in this thread. Raises `ValueCannotTravel`."""
-    from ..runners.process_python import speaks_other
     from ..worker.pickled import encode_input
 
-    neutral = speaks_other(request.python)
+    other = runner.speaks_other(request) if names else ""
     values = []
     for name in names:
-        fields, buffers = encode_input(
-            name, namespace[name], max_bytes=request.max_transfer_bytes, version_neutral=neutral
-        )
+        fields, buffers = encode_input(name, namespace[name], max_bytes=request.max_transfer_bytes, other_python=other)
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
     return values
 
@@ -139,8 +139,8 @@ def make_parcel(
     if runner.shares_namespace:
         return Parcel(namespace=shared, context=contextvars.copy_context())
     return Parcel(
-        inputs=encode_inputs(names, namespace, request),
-        environ=job_environment(environ, request.profile, request.env),
+        inputs=encode_inputs(names, namespace, request, runner),
+        environ=job_environment(environ, request),
         secrets=secret_values(request.secrets, environ),
         sys_path=tuple(path or working_directory() for path in sys.path),
         context=contextvars.copy_context(),

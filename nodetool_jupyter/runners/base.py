@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ class Parcel:
     environ: the whole environment of the job, secrets apart. secrets: name to value.
     sys_path: the kernel's, given to a worker with the same interpreter only.
     context: the context variables of the caller, which decide where IPython shows a thread's output.
+    report: takes what a runner says of a start that takes long; on the manager's loop only.
     """
 
     inputs: Sequence[Value] = ()
@@ -30,6 +31,7 @@ class Parcel:
     secrets: Mapping[str, str] = field(default_factory=dict)
     sys_path: Sequence[str] = ()
     context: contextvars.Context | None = None
+    report: Callable[[Report], object] = lambda report: None
 
 
 class Worker(Protocol):
@@ -75,6 +77,13 @@ class Runner(Protocol):
 
     def holds(self) -> Mapping[str, str]:
         """Which limits of `LIMIT_NAMES` it can hold on this machine, each with its mechanism."""
+        ...
+
+    def speaks_other(self, request: JobRequest) -> str:
+        """The version of the job's Python, if values must travel in forms that every version reads; else "".
+
+        May be called from any thread. Raises `Refused`.
+        """
         ...
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:

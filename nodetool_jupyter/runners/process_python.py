@@ -45,9 +45,10 @@ def interpreter(path: str = "") -> Interpreter:
     return _ask(found, os.stat(found).st_mtime_ns)
 
 
-def speaks_other(path: str) -> bool:
-    """Whether the interpreter is of another minor version than the kernel, so that pickles can't be trusted to fit."""
-    return interpreter(path).version.split(".")[:2] != _dotted(sys.version_info[:2]).split(".")
+def speaks_other(path: str) -> str:
+    """The interpreter's version if its minor one is not the kernel's, so that pickles may not fit; else ""."""
+    version = interpreter(path).version
+    return version if version.split(".")[:2] != _dotted(sys.version_info[:2]).split(".") else ""
 
 
 @lru_cache(maxsize=64)

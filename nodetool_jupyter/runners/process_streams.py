@@ -8,6 +8,7 @@ import fcntl
 import math
 import os
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -85,7 +86,7 @@ class Outflow:
                     self._waiting.popleft()
                 else:
                     self._waiting[0] = self._waiting[0][sent:]
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             self._loop.add_writer(self._channel, self._write)
             return
         except OSError:

@@ -80,6 +80,10 @@ class SupervisorLink:
         """Keep interpreters waiting that have imported what jobs need, instead of those before."""
         self._send({"op": "warm", **order})
 
+    def name_heir(self, argv: Sequence[str]) -> None:
+        """What the supervisor starts when its owner is gone, to clean up elsewhere; nothing when it is empty."""
+        self._send({"op": "heir", "argv": list(argv)})
+
     def forget(self, job: str, folder: str) -> None:
         """The job is settled and its folder removed."""
         self._watched.pop(job, None)

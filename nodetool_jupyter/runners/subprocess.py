@@ -17,16 +17,17 @@ from .. import places, worker
 from ..config import usable_cpus
 from ..errors import LimitNotHeld, ProfileRefused, Refused, RunnerUnavailable
 from ..jobs import Job, JobRequest, Profile
-from ..worker import cgroups, wire
+from ..worker import cgroups
 from ..worker.tree import JOB_VARIABLE
 from .base import Parcel, Worker, WorkerNotStarted
 from .process_exit import why_not_started
 from .process_limits import WITHOUT_GROUPS, Plan, plan
-from .process_python import interpreter
+from .process_python import interpreter, speaks_other
 from .process_streams import make_streams
 from .process_supervisor import SupervisorLink
 from .process_warmth import Warmth
 from .process_worker import ProcessWorker, value_frame
+from .run_frame import run_frame
 
 _BOOT = Path(worker.__file__).parent / "boot.py"
 _NO_SANDBOX = (
@@ -78,6 +79,10 @@ class SubprocessRunner:
             return {**self._held, "cpus": f"the machine has {usable_cpus()}"}
         return self._held
 
+    def speaks_other(self, request: JobRequest) -> str:
+        """See `Runner.speaks_other`."""
+        return speaks_other(request.python)
+
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
         """See `Runner.launch`."""
         return self._launch(job, parcel)
@@ -99,7 +104,8 @@ class SubprocessRunner:
                 self._link().keep_warm(make)
             for value in parcel.inputs:
                 started.send(value_frame(value))
-            started.send(_run_frame(job, parcel, share_path=python.same))
+            path = parcel.sys_path if python.same else ()
+            started.send(run_frame(job.request, parcel, sys_path=path, by_value=python.same))
             del parcel
             yield started
         finally:
@@ -165,19 +171,3 @@ class SubprocessRunner:
 def _short(job_id: str) -> str:
     """A short name for a job's folder: sockets that its code makes there may have paths of 107 bytes only."""
     return hashlib.blake2s(job_id.encode(), digest_size=5).hexdigest()
-
-
-def _run_frame(job: Job, parcel: Parcel, *, share_path: bool) -> list[wire.Buffer]:
-    request = job.request
-    return wire.encode(
-        {
-            "type": "run",
-            "code": request.work.runnable,
-            "filename": request.work.filename,
-            "profile": request.profile.value,
-            "outputs": list(request.outputs),
-            "sys_path": list(parcel.sys_path) if share_path and parcel.sys_path else None,
-            "secrets": dict(parcel.secrets),
-            "max_transfer_bytes": request.max_transfer_bytes,
-        }
-    )

@@ -76,6 +76,10 @@ class ThreadedRunner:
         """Wall time alone."""
         return _HELD
 
+    def speaks_other(self, request: JobRequest) -> str:
+        """See `Runner.speaks_other`."""
+        return ""
+
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[ThreadedWorker]:
         """Start the thread."""
         return self._launch(job, parcel)

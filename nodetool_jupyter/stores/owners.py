@@ -6,8 +6,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from ..errors import StoreConflict
 from ..events import JobUpdate, stamp
@@ -36,6 +38,19 @@ def this_process(user: str, kernel_id: str = "") -> Owner:
         start_ticks=_start_ticks(os.getpid()) or 0,
         kernel_id=kernel_id,
     )
+
+
+def owner_labels(owner: Owner) -> dict[str, str]:
+    """Labels for what an owner makes elsewhere; `labels_alive` reads them."""
+    return {"nodetool.owner": owner.id, "nodetool.record": msgspec.json.encode(owner).decode()}
+
+
+def labels_alive(labels: Mapping[str, str]) -> bool:
+    """Whether the owner in these labels may still live; what can't be read counts as alive."""
+    try:
+        return alive(msgspec.json.decode(labels["nodetool.record"], type=Owner))
+    except (KeyError, msgspec.DecodeError):
+        return True
 
 
 def alive(owner: Owner) -> bool:

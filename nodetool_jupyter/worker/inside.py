@@ -54,6 +54,15 @@ def cancelled() -> bool:
     return inside is not None and inside.cancelled
 
 
+def save_all(pattern: str) -> None:
+    """Bring every file back that fits a pattern such as `out/*.csv` or `**/*.png`."""
+    from glob import glob
+
+    for path in sorted(glob(pattern, recursive=True)):
+        if os.path.isfile(path):
+            save(path)
+
+
 def save(path: P) -> P:
     """Bring a file back from the job, under the last part of its name. Returns the path."""
     inside = current()

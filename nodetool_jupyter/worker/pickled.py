@@ -59,22 +59,26 @@ def decode(value: Received) -> object:
     return pickle.loads(parts[0], buffers=parts[2::2])  # noqa: S301 - the caller's decision
 
 
-def encode_input(name: str, value: object, *, max_bytes: int, version_neutral: bool = False) -> Encoded:
+def encode_input(name: str, value: object, *, max_bytes: int, other_python: str = "") -> Encoded:
     """An input on its way into a job: the fields of `frames.Value` (without `body`) and its buffers.
 
-    `version_neutral`: for an interpreter of another minor version; only what `values` knows. Raises
+    `other_python`: the job's version where its minor one is another; then only what `values` knows. Raises
     `ValueCannotTravel` with the variable's name, type and size.
     """
     from ..errors import ValueCannotTravel
 
     try:
-        if version_neutral:
+        if other_python:
             return values.encode(name, value, max_bytes=max_bytes)
         return encode(name, value, max_bytes=max_bytes)
     except CannotTravel as error:
         why, remedy = error.why, error.remedy
-        if version_neutral and "pickle" in why:
-            why = "between two versions of Python only numbers, text, lists and dicts, bytes and numpy arrays travel"
+        if other_python and "pickle" in why:
+            mine = sys.version.split()[0]
+            why = (
+                f"between Python {mine} here and {other_python} there only numbers, text, lists and dicts, bytes and "
+                "numpy arrays travel"
+            )
             remedy = "Send one of these, or use the kernel's own Python"
         raise ValueCannotTravel(name, error.type_name, error.size, why, remedy) from None
 

@@ -17,6 +17,7 @@ from .cell import run_cell
 from .current import Inside, claim_process, current
 from .execute import Cell, attempt_all, is_plain_exit, remember_source, run_on_a_loop
 from .imports import when_imported
+from .inside import save_all
 from .streams import JobStream
 from .transfer import Fed, Packer, unpack
 
@@ -45,7 +46,7 @@ class _Place:
 def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     """Run the work of one `run` frame to its end and report it; the exit code."""
     pid = os.getpid()
-    inside = Inside(channel, Packer(run["profile"], run["max_transfer_bytes"], foreign=run["sys_path"] is None))
+    inside = Inside(channel, Packer(run["max_transfer_bytes"], pickles=run["pickles"], by_value=run["by_value"]))
     claim_process(inside)
     _watch_parent(channel, inside)
     _claim_streams(channel)
@@ -115,7 +116,11 @@ def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
     when_imported("linecache", lambda _: remember_source(filename, run["code"]))
     signal.signal(signal.SIGTERM, _terminate)
     cell = Cell(run["code"], filename)
-    run_cell(cell, main.__dict__, outputs=run["outputs"], inside=inside, place=_Place())
+    try:
+        run_cell(cell, main.__dict__, outputs=run["outputs"], inside=inside, place=_Place())
+    finally:
+        for pattern in run["collect"]:
+            save_all(pattern)
 
 
 def _take_surroundings(run: Report) -> None:
@@ -126,7 +131,7 @@ def _take_surroundings(run: Report) -> None:
         site.main()
     if run["sys_path"] is not None:
         sys.path[:] = run["sys_path"]
-    os.environ.update(run["secrets"])
+    os.environ.update({**run["environ"], **run["secrets"]})
     builtins.input = refuse_input
     when_imported("getpass", lambda module: setattr(module, "getpass", refuse_input))
     when_imported("subprocess", _let_children_boot_normally)

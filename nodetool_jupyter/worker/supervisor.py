@@ -53,6 +53,8 @@ class Supervisor:
         self._folders: set[str] = set()
         self._until = math.inf
         self._faults = 0
+        self._heir: list[str] = []
+        self._spared: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(control.socket, selectors.EVENT_READ, self._hear)
         self._watch_children()
@@ -70,7 +72,7 @@ class Supervisor:
                     raise
                 self._say({"op": "fault", "text": _describe_fault()})
         self._cool()
-        tree.send(tree.children_of_this_process(), signal.SIGKILL)
+        tree.send([pid for pid in tree.children_of_this_process() if pid not in self._spared], signal.SIGKILL)
         self._bury()
         for folder in self._folders:
             folders.remove(folder)
@@ -197,13 +199,16 @@ class Supervisor:
         if supervised:
             supervised.want_usage(message["on"], time.monotonic())
 
+    def _op_heir(self, message: dict[str, Any]) -> None:
+        self._heir = message["argv"]
+
     def _op_forget(self, message: dict[str, Any]) -> None:
         self._folders.discard(message["folder"])
 
     def _bury(self) -> None:
         """Wait for the children that were just killed, and remove the groups that they leave empty."""
         until = time.monotonic() + UNKILLABLE_SECONDS
-        while tree.children_of_this_process() and time.monotonic() < until:
+        while set(tree.children_of_this_process()) - self._spared and time.monotonic() < until:
             self._reap()
             time.sleep(_BURY_SECONDS)
         for group in self._empty:
@@ -234,10 +239,22 @@ class Supervisor:
         self._selector.unregister(self._control.socket)
         self._control.close()
         self._control = None
+        if self._heir:
+            self._start_heir()
         now = time.monotonic()
         self._until = now + UNKILLABLE_SECONDS
         for supervised in self._census.jobs.values():
             supervised.end(now)
+
+    def _start_heir(self) -> None:
+        """In a session of its own and forgotten: it outlives this process."""
+        null = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3)]
+        try:
+            pid = os.posix_spawn(self._heir[0], self._heir, {}, file_actions=null, setsid=True)
+        except OSError:
+            return
+        self._census.apart.add(pid)
+        self._spared.add(pid)
 
     def _say(self, message: dict[str, Any]) -> None:
         if self._control:

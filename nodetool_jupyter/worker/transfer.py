@@ -10,18 +10,16 @@ if TYPE_CHECKING:
 
     from .current import Report
 
-_PICKLES_OUT = ("trusted", "default")
-
 
 class Packer:
     """Makes a value's frame; pickles only where the other side will decode it.
 
-    `foreign`: this interpreter is not the kernel's, so that code of the cell can't go along.
+    `by_value`: the other side has the same version of Python, so that code of the cell can go along.
     """
 
-    def __init__(self, profile: str, max_bytes: int, *, foreign: bool = False) -> None:
-        self._foreign = foreign
-        self._pickles = profile in _PICKLES_OUT
+    def __init__(self, max_bytes: int, *, pickles: bool, by_value: bool = True) -> None:
+        self._by_value = by_value
+        self._pickles = pickles
         self._max_bytes = max_bytes
 
     def __call__(self, name: str, value: object) -> tuple[Report, Any]:
@@ -29,7 +27,7 @@ class Packer:
         if self._pickles:
             from . import pickled
 
-            fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes, by_value=not self._foreign)
+            fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes, by_value=self._by_value)
         else:
             fields, buffers = values.encode(name, value, max_bytes=self._max_bytes)
         return {"type": "value", **fields}, buffers

@@ -1,0 +1,163 @@
+"""What a job's container is asked to be: the options of `docker run` that are offered, as people write them."""
+
+from __future__ import annotations
+
+import csv
+import posixpath
+import re
+import sys
+
+from msgspec import Struct
+
+from .errors import InvalidRequest
+from .quantities import parse_size
+
+PULLS = ("missing", "always", "never")
+WORKDIR = "/job"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_USER = re.compile(r"(?:\d+|[a-z_][a-z0-9_-]*)(?::(?:\d+|[a-z_][a-z0-9_-]*))?")
+_DEVICE = re.compile(r"[A-Za-z0-9-]+(?::\d+)?")  # a number, a UUID, or NVIDIA's name of a part of one
+_NOTHING = "Nothing was started."
+_TMPFS_WORDS = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev"}
+_TMPFS_VALUES = {"size", "mode", "uid", "gid"}
+
+
+class Bind(Struct, frozen=True):
+    """A folder or file of the host, shown in the container at `target`."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+class ContainerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a container differs from the default one.
+
+    image: "" for the slim Python of this interpreter's minor version. pinned: the id of the image that a job
+    ran with, for a rerun. network: "none", "bridge" (a network of this kernel's own) or a network's name.
+    user: "" for one that is not root. gpus: "", "all", a count, or "device=" and ids with commas.
+    tmpfs: path to options. requirements: lines as `pip` reads them, for an image with them installed.
+    """
+
+    image: str = ""
+    pinned: str = ""
+    pull: str = "missing"
+    network: str = "none"
+    user: str = ""
+    gpus: str = ""
+    gpus_shared: bool = False
+    binds: tuple[Bind, ...] = ()
+    tmpfs: dict[str, str] = {}
+    read_only: bool = False
+    workdir: str = WORKDIR
+    collect: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+
+
+def default_image() -> str:
+    """The image for jobs that name none: its Python is of this interpreter's minor version."""
+    return f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+
+
+def is_pinned(image: str) -> bool:
+    """Whether the name always means the same image, or at least says which one is meant."""
+    if "@sha256:" in image:
+        return True
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return tag not in ("", "latest")
+
+
+def parse_pull(text: str, what: str) -> str:
+    """When to fetch the image. Raises `InvalidRequest`."""
+    if text not in PULLS:
+        raise InvalidRequest(f"{what} {text!r} is not one of {', '.join(PULLS)}. {_NOTHING}")
+    return text
+
+
+def parse_network(text: str, what: str) -> str:
+    """A network. Raises `InvalidRequest` for those that share one with the host or another container."""
+    if text == "host" or text.startswith("container:"):
+        raise InvalidRequest(
+            f"{what} {text!r} is refused: the job would share a network that is not its own. "
+            f"Take none, bridge, or the name of a network. {_NOTHING}"
+        )
+    if not _NAME.fullmatch(text):
+        raise InvalidRequest(f"{what} {text!r} is no network's name. Take none, bridge, or a name. {_NOTHING}")
+    return text
+
+
+def parse_user(text: str, what: str) -> str:
+    """`UID[:GID]` or names. Raises `InvalidRequest`."""
+    if not _USER.fullmatch(text):
+        raise InvalidRequest(f"{what} {text!r} is no user. Write UID or UID:GID, as in 1000:1000. {_NOTHING}")
+    return text
+
+
+def parse_gpus(text: str, what: str) -> str:
+    """`all`, a count, `none`, or `"device=0,2"`; as `ContainerOptions.gpus` has it. Raises `InvalidRequest`."""
+    fields = next(csv.reader([text.strip()]), [])
+    words = ",".join(fields)
+    if words in ("", "none", "0"):
+        return ""
+    if words == "all" or (words.isascii() and words.isdigit()):
+        return words.lstrip("0") or ""
+    ids = words.removeprefix("device=").split(",")
+    if words.startswith("device=") and all(_DEVICE.fullmatch(one) for one in ids):
+        return f"device={','.join(dict.fromkeys(ids))}"
+    raise InvalidRequest(f"{what} {text!r} can't be read. Write all, a number, none, or '\"device=0,2\"'. {_NOTHING}")
+
+
+def parse_gpu_devices(text: str, what: str) -> str:
+    """As `parse_gpus`, where plain numbers are ids, not a count: `0`, `0,2`. Raises `InvalidRequest`."""
+    plain = text.strip()
+    return parse_gpus(plain if plain in ("", "all", "none") or "=" in plain else f'"device={plain}"', what)
+
+
+def gpu_ids(gpus: str) -> tuple[str, ...]:
+    """The devices that are named; empty for `all` and a count."""
+    return tuple(gpus.removeprefix("device=").split(",")) if gpus.startswith("device=") else ()
+
+
+def parse_bind(text: str, what: str) -> Bind:
+    """`SRC:DST[:ro]`, both as paths. Raises `InvalidRequest`. Whether the source may be shown is asked elsewhere."""
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not target:
+        raise InvalidRequest(
+            f"{what} {text!r} names no place in the container. Write SRC:DST or SRC:DST:ro. {_NOTHING}"
+        )
+    if not source.startswith(("/", ".", "~")):
+        raise InvalidRequest(
+            f"{what} {text!r}: {source!r} is not a path. Write a folder of this machine, "
+            f"as in ./{source or 'data'}:{target}. "
+            f"{_NOTHING}"
+        )
+    if mode not in ("", "ro", "rw"):
+        raise InvalidRequest(f"{what} {text!r}: mode {mode!r} is not offered. Write ro, rw or nothing. {_NOTHING}")
+    return Bind(source, _inside(target, text, what), mode == "ro")
+
+
+def parse_tmpfs(text: str, what: str) -> tuple[str, str]:
+    """`DST[:options]` with a size. Raises `InvalidRequest`."""
+    target, _, options = text.partition(":")
+    words = [word for word in options.split(",") if word]
+    for word in words:
+        name, given, value = word.partition("=")
+        if (name not in _TMPFS_VALUES if given else word not in _TMPFS_WORDS) or (given and not value):
+            raise InvalidRequest(f"{what} {text!r}: option {word!r} is not known. Write size=64m, mode=, uid=, gid=, "
+                                 f"exec or noexec. {_NOTHING}")  # fmt: skip
+        if name == "size":
+            parse_size(value, f"{what} {text!r}: size")
+    if not any(word.startswith("size=") for word in words):
+        raise InvalidRequest(
+            f"{what} {text!r} has no size, and could fill the memory. Write {target}:size=64m. {_NOTHING}"
+        )
+    return _inside(target, text, what), ",".join(words)
+
+
+def _inside(target: str, text: str, what: str) -> str:
+    if not target.startswith("/") or posixpath.normpath(target) == "/" or ".." in target.split("/"):
+        raise InvalidRequest(
+            f"{what} {text!r}: {target!r} must be an absolute path in the container, and not '/'. {_NOTHING}"
+        )
+    return posixpath.normpath(target)

@@ -1,0 +1,239 @@
+"""Containers with a worker that waits for its job: made in one go, audited before they start, removed whole."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ProtocolError
+from ...frames import Ready, decode_frame
+from ...jobs import Profile
+from ...worker import wire
+from ...worker.container import CHANNEL
+from ..base import WorkerNotStarted
+from .attach import Parts
+from .bundle import bundle
+from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .spec import ContainerSpec, differences, update_fields
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+_READY_SECONDS = 60.0
+_LIMIT_FIELDS = {
+    "Memory": "memory_bytes",
+    "MemorySwap": "memory_bytes",
+    "NanoCpus": "cpus",
+    "PidsLimit": "pids",
+    "ShmSize": "shm_bytes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """One container whose worker has said that it is ready. parts: the state of its stream so far."""
+
+    id: str
+    name: str
+    spec: ContainerSpec
+    connection: socket.socket
+    parts: Parts
+    python: str
+    not_held: tuple[str, ...] = ()
+
+    def alive(self) -> bool:
+        """Whether its stream still stands and nothing was said on it."""
+        return not select.select([self.connection], [], [], 0)[0]
+
+
+class BoxRefused(WorkerNotStarted):
+    """The container could not be made as it must be; nothing is left of it."""
+
+
+def open_box(
+    engine: Engine,
+    spec: ContainerSpec,
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    profile: Profile,
+    asked: frozenset[str],
+    stop: CallOff,
+) -> Box:
+    """Create, audit, attach, start, and wait until the worker is ready; blocks.
+
+    asked: the limits that must be held. Raises `WorkerNotStarted`; then nothing is left.
+    """
+    created = _create(engine, spec, name, labels)
+    connection: socket.socket | None = None
+    try:
+        warnings = created.get("Warnings") or []
+        lacking = audit(engine, created["Id"], spec, profile=profile, asked=asked, warnings=warnings)
+        _go_on(stop)
+        connection = engine.ask(lambda client: _attach(client, created["Id"]), seconds=LONG_SECONDS)
+        engine.ask(lambda client: client.start(created["Id"]), seconds=LONG_SECONDS)
+        connection.settimeout(_READY_SECONDS)
+        connection.sendall(bundle().data)
+        python, parts = _await_ready(connection, stop)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        remove(engine, created["Id"])
+        if isinstance(error, EngineRefused | EngineUnavailable | OSError):
+            raise _not_started(error, spec) from None
+        raise
+    return Box(
+        id=created["Id"], name=name, spec=spec, connection=connection, parts=parts, python=python, not_held=lacking
+    )
+
+
+def hand_out(engine: Engine, box: Box, spec: ContainerSpec, *, profile: Profile, asked: frozenset[str]) -> Box:
+    """A waiting container under the limits of its job. Raises `WorkerNotStarted`; the box is closed then."""
+    fields = update_fields(spec)
+    if fields == update_fields(box.spec):
+        return replace(box, spec=spec)
+    try:
+        engine.ask(
+            lambda client: client._result(client._post_json(client._url("/containers/{0}/update", box.id), fields))
+        )
+        lacking = audit(engine, box.id, spec, profile=profile, asked=asked, warnings=())
+    except BaseException as error:
+        close_box(engine, box)
+        if isinstance(error, EngineRefused | EngineUnavailable):
+            raise _not_started(error, spec) from None
+        raise
+    return replace(box, spec=spec, not_held=lacking)
+
+
+def close_box(engine: Engine, box: Box) -> None:
+    """End and remove a container that nobody uses."""
+    box.connection.close()
+    remove(engine, box.id)
+
+
+def remove(engine: Engine, container: str) -> bool:
+    """Remove a container with its anonymous volumes, running or not; whether it is gone."""
+    try:
+        engine.ask(lambda client: client.remove_container(container, v=True, force=True), seconds=LONG_SECONDS)
+    except EngineRefused as error:
+        return error.status == 404
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def audit(
+    engine: Engine, container: str, spec: ContainerSpec, *, profile: Profile, asked: frozenset[str], warnings: Any
+) -> tuple[str, ...]:
+    """Compare what `inspect` tells with what was asked; the limits that only the profile wanted and that are not held.
+
+    Raises `BoxRefused` for anything else.
+    """
+    found = engine.ask(lambda client: client.inspect_container(container))
+    lacking: set[str] = set()
+    for field, wanted, there in differences(spec, found):
+        limit = _LIMIT_FIELDS.get(field, "")
+        if limit and limit not in asked and profile is not Profile.UNTRUSTED:
+            lacking.add(limit)
+            continue
+        raise BoxRefused(
+            f"The engine did not apply {field}={wanted!r} (it reports {there!r}). Profile {profile.value!r} requires "
+            "it, so the container was removed unstarted. [NT-D03]"
+        )
+    if warnings and profile is Profile.UNTRUSTED:
+        raise BoxRefused(
+            f"The engine warns: {'; '.join(map(str, warnings))}. Profile 'untrusted' allows no warning, so the container "
+            "was removed unstarted. [NT-D03]"
+        )
+    return tuple(sorted(lacking))
+
+
+def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    config = {**spec.config, "Labels": dict(labels)}
+    try:
+        return dict(engine.ask(lambda client: client.create_container_from_config(config, name), seconds=LONG_SECONDS))
+    except EngineRefused as error:
+        raise _not_started(error, spec) from None
+    except EngineUnavailable as error:
+        # the reply may be lost and the container be there: its name tells
+        try:
+            found = engine.ask(lambda client: client.inspect_container(name))
+        except (EngineRefused, EngineUnavailable):
+            raise WorkerNotStarted(str(error)) from None
+        if found["Config"]["Labels"] != {**found["Config"]["Labels"], **labels}:
+            raise WorkerNotStarted(str(error)) from None
+        return {"Id": found["Id"], "Warnings": []}
+
+
+def _attach(client: APIClient, container: str) -> socket.socket:
+    """The container's streams as a socket of our own, past the answer's head."""
+    params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+    found = client.attach_socket(container, params)
+    plain = getattr(found, "_sock", found)
+    if not isinstance(plain, socket.socket) or hasattr(plain, "pending"):
+        if not isinstance(plain, socket.socket):
+            raise EngineUnavailable(
+                f"{client.base_url} gives no stream that can be read natively", "Use a unix:// or tcp:// engine"
+            )
+        return plain
+    return socket.socket(fileno=os.dup(plain.fileno()))
+
+
+def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
+    """The version of the worker's Python, once it is ready."""
+    parts = Parts()
+    parser = wire.Parser(max_body_bytes=0)
+    deadline = time.monotonic() + _READY_SECONDS
+    connection.settimeout(0.25)
+    while time.monotonic() < deadline:
+        _go_on(stop)
+        try:
+            data = connection.recv(64 << 10)
+        except TimeoutError:
+            continue
+        if not data:
+            raise WorkerNotStarted(_complaint(parts.words.decode("utf-8", "replace").strip()))
+        try:
+            for kind, piece in parts.feed(data):
+                for header, body in parser.feed(piece) if kind == CHANNEL else ():
+                    report = decode_frame(header, body)
+                    if isinstance(report, Ready):
+                        return report.python, parts
+        except (ProtocolError, wire.WireError) as error:
+            raise WorkerNotStarted(f"The container's worker could not start: {error}") from None
+    raise WorkerNotStarted(
+        f"The container's worker was not ready after {_READY_SECONDS:g} s. Look at the load of the engine."
+    )
+
+
+def _go_on(stop: CallOff) -> None:
+    if stop.is_set():
+        raise WorkerNotStarted("The start was called off.")
+
+
+def _complaint(words: str) -> str:
+    if words.startswith("it is "):
+        return (
+            f"The image's python3 can't run jobs: {words}, and CPython 3.11 or newer is needed. Choose another --image."
+        )
+    last = words.splitlines()[-1] if words else "it ended without a word"
+    return f"The image's python3 could not start the worker: {last}. Try --image with an official Python image."
+
+
+def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
+    text = str(error).strip().rstrip(".")
+    if "could not select device driver" in text or "nvidia-container" in text:
+        return WorkerNotStarted(
+            "The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver and "
+            "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out."
+        )
+    if "python3" in text and ("not found" in text or "no such file" in text):
+        return WorkerNotStarted("The image has no python3. Choose an --image with CPython 3.11 or newer.")
+    if isinstance(error, EngineUnavailable):
+        return WorkerNotStarted(str(error))
+    return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")

@@ -1,0 +1,206 @@
+"""Images: which one a name means, when it is fetched, what is in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ...containers import ContainerOptions, default_image, is_pinned
+from ...errors import Refused
+from ...events import NodeProgress
+from ..base import WorkerNotStarted
+from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+
+_KNOWN_SECONDS = 5.0
+_PULL_SILENCE_SECONDS = 300.0
+_BAR = "pull"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the engine: its name as asked for, its id, the digest under which a registry knows it."""
+
+    name: str
+    id: str
+    digest: str = ""
+    user: str = ""
+    python: str = ""
+
+
+class ImageMissing(Refused):
+    """The image is not there, and may not be fetched."""
+
+    code = "NT-D02"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing. "
+            "Nothing was started. [NT-D02]"
+        )
+
+
+class Images:
+    """What is known of the engine's images; from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[str, tuple[float, Image]] = {}
+        self._pythons: dict[str, str] = {}
+
+    def find(self, options: ContainerOptions) -> Image | None:
+        """The image if it is there; looked up anew after some seconds. Raises `EngineUnavailable`."""
+        name = options.pinned or options.image or default_image()
+        known = self._known.get(name)
+        if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
+            return known[1]
+        try:
+            found = self._engine.ask(lambda client: client.inspect_image(name))
+        except EngineRefused as error:
+            if error.status == 404:
+                self._known.pop(name, None)
+                return None
+            raise
+        image = self._describe(options.image or default_image(), found)
+        self._known[name] = time.monotonic(), image
+        return image
+
+    def learn(self, image_id: str, python: str) -> None:
+        """Remember which Python is in an image; it never changes."""
+        self._pythons[image_id] = python
+
+    def python_of(self, image: Image) -> str:
+        """The version of its Python, "" if it isn't known yet."""
+        return self._pythons.get(image.id) or image.python
+
+    def check(self, options: ContainerOptions) -> Image | None:
+        """Refuse what can't become a container: the image is missing, and may not be fetched."""
+        found = self.find(options)
+        if found is None and (options.pull == "never" or options.pinned):
+            raise ImageMissing(options.pinned or options.image or default_image())
+        return found
+
+    def get(self, options: ContainerOptions, report: Callable[[NodeProgress], object], stop: CallOff) -> Image:
+        """The image, fetched if it must be; blocks. `report` gets the progress. Raises `WorkerNotStarted`."""
+        try:
+            found = None if options.pull == "always" and not options.pinned else self.check(options)
+            if found is None:
+                self._pull(options.image or default_image(), report, stop)
+                found = self.find(options)
+        except (Refused, EngineRefused) as error:
+            raise WorkerNotStarted(str(error)) from None
+        if found is None:
+            raise WorkerNotStarted(f"Image {options.image!r} was pulled and is gone again. Run the cell once more.")
+        return found
+
+    def _pull(self, name: str, report: Callable[[NodeProgress], object], stop: CallOff) -> None:
+        repository, _, tag = name.partition("@") if "@" in name else _split_tag(name)
+        layers: dict[str, tuple[int, int]] = {}
+
+        def pull(client: Any) -> None:
+            for line in stop.closing(_pull_stream(client, repository, tag or "latest")):
+                if "error" in line:
+                    raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
+                _note(layers, line, name, report)
+            if stop.is_set():
+                raise WorkerNotStarted("The pull was called off.")
+
+        try:
+            self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
+        except EngineRefused as error:
+            raise WorkerNotStarted(_not_pulled(name, str(error))) from None
+        report(NodeProgress(node_id=_BAR, bar=_BAR, progress=1, total=1, label=f"pull {name}", closed=True))
+        self._known.pop(name, None)
+
+    def remarks(self, image: Image, options: ContainerOptions) -> list[str]:
+        """What should be said once about an image: that its name may come to mean another, or already does."""
+        if not is_pinned(image.name):
+            plain = image.name.partition(":")[0]
+            return [f"Image {image.name!r} has no tag that stays the same. Pin one, as in {plain}:1.2.3."]
+        if options.pinned:
+            now = self.find(msgspec.structs.replace(options, pinned=""))
+            if now is not None and now.id != image.id:
+                return [
+                    f"Image {image.name!r} now means {now.id[7:19]}; this rerun uses {image.id[7:19]}, as the job did. "
+                    f"--image {image.name} takes the new one."
+                ]
+        return []
+
+    def _describe(self, name: str, found: Mapping[str, Any]) -> Image:
+        config = found.get("Config") or {}
+        environ = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
+        digests = found.get("RepoDigests") or [""]
+        return Image(
+            name, found["Id"], digests[0].partition("@")[2], config.get("User") or "", environ.get("PYTHON_VERSION", "")
+        )
+
+
+def probe_python(engine: Engine, image: Image, labels: Mapping[str, str]) -> str:
+    """Ask the image's Python for its version; "" where there is none. Blocks for some tenths of a second."""
+    config = {
+        "Image": image.id,
+        "Entrypoint": [],
+        "Cmd": ["python3", "-I", "-S", "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))"],
+        "User": "65534:65534",
+        "Labels": dict(labels),
+        "HostConfig": {"NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True, "Memory": 256 << 20},
+    }
+    created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
+    try:
+        engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
+        engine.ask(lambda client: client.wait(created), seconds=LONG_SECONDS)
+        said: bytes = engine.ask(lambda client: client.logs(created))
+        return said.decode("utf-8", "replace").strip()
+    except EngineRefused:
+        return ""
+    finally:
+        with suppress(EngineRefused, EngineUnavailable):
+            engine.ask(lambda client: client.remove_container(created, v=True, force=True), seconds=LONG_SECONDS)
+
+
+def _pull_stream(client: Any, repository: str, tag: str) -> Any:
+    """What `client.pull` reads, as a stream that another thread may close."""
+    from docker import auth
+    from docker.types import CancellableStream
+
+    registry, _ = auth.resolve_repository_name(repository)
+    header = auth.get_config_header(client, registry)
+    response = client._post(
+        client._url("/images/create"),
+        params={"fromImage": repository, "tag": tag},
+        headers={"X-Registry-Auth": header} if header else {},
+        stream=True,
+    )
+    client._raise_for_status(response)
+    return CancellableStream(client._stream_helper(response, decode=True), response)
+
+
+def _split_tag(name: str) -> tuple[str, str, str]:
+    head, slash, last = name.rpartition("/")
+    repository, colon, tag = last.partition(":")
+    return f"{head}{slash}{repository}", colon, tag
+
+
+def _note(
+    layers: dict[str, tuple[int, int]], line: Mapping[str, Any], name: str, report: Callable[[NodeProgress], object]
+) -> None:
+    detail = line.get("progressDetail") or {}
+    if "id" in line and detail.get("total") and line.get("status") == "Downloading":
+        layers[line["id"]] = detail.get("current", 0), detail["total"]
+    elif line.get("id") in layers and line.get("status") in ("Download complete", "Pull complete", "Already exists"):
+        layers[line["id"]] = (layers[line["id"]][1],) * 2
+    else:
+        return
+    done, total = (sum(part) for part in zip(*layers.values(), strict=True))
+    report(NodeProgress(node_id=_BAR, bar=_BAR, progress=done, total=total, label=f"pull {name}", unit="B"))
+
+
+def _not_pulled(name: str, why: str) -> str:
+    why = why.strip().rstrip(".")
+    if "not found" in why or "does not exist" in why or "manifest unknown" in why:
+        return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
+    return f"Image {name!r} can't be pulled: {why}. Check the network, or load the image by hand and use --pull never."

@@ -1,0 +1,60 @@
+"""What a container can't be asked for, refused before anything exists."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import InvalidRequest, ProfileRefused
+from ...jobs import JobRequest, Profile
+from ...quantities import format_size
+from .spec import LEAST_MEMORY_BYTES, above_host
+
+_NOTHING = "Nothing was started."
+_OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cpus"}
+
+
+def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
+    """Raise for limits that the host doesn't have, and for what the profile doesn't allow."""
+    memory = request.limits.memory_bytes
+    if memory is not None and memory < LEAST_MEMORY_BYTES:
+        raise InvalidRequest(
+            f"--memory {format_size(memory)} is too little for Python itself. "
+            f"Take {format_size(LEAST_MEMORY_BYTES)} or more. {_NOTHING}"
+        )
+    for name, asked, there in above_host(request.limits, facts):
+        how = format_size if name != "cpus" else "{:g}".format
+        raise InvalidRequest(
+            f"{_OPTIONS[name]} {how(asked)} is more than the {how(there)} that the engine's machine has. "
+            f"Ask for less. {_NOTHING}"
+        )
+    if request.profile is Profile.UNTRUSTED:
+        _check_untrusted(request)
+
+
+def _check_untrusted(request: JobRequest) -> None:
+    options = request.container
+    unfit = {
+        f"--network {options.network}": options.network != "none",
+        "--gpus": bool(options.gpus),
+        "--user 0": options.user.partition(":")[0] in ("0", "root"),
+        "-v without :ro": any(not bind.read_only for bind in options.binds),
+        f"--pull {options.pull}": options.pull == "always",
+    }
+    for option, given in unfit.items():
+        if given:
+            raise ProfileRefused(
+                "NT-S03",
+                f"{option} does not go with --profile untrusted. Leave it out, or use --profile default. {_NOTHING}",
+            )
+
+
+def minor(version: str) -> str:
+    """3.11 of 3.11.7."""
+    return ".".join(version.split(".")[:2])
+
+
+def other_python(version: str) -> str:
+    """The version, if its minor one is not this interpreter's; else ""."""
+    return version if version and minor(version) != minor(platform.python_version()) else ""

@@ -1,0 +1,234 @@
+"""From a request to what the engine is told about its container; pure, so that tests can read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...containers import WORKDIR, gpu_ids
+from ...jobs import JobRequest, Profile, ResourceLimits
+from .bundle import LOADER
+
+NOBODY = "65534:65534"
+LEAST_MEMORY_BYTES = 32 << 20
+_NANO = 10**9
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+PROFILE_LIMITS: Mapping[Profile, Mapping[str, float]] = {
+    Profile.TRUSTED: {"shm_bytes": _GIB},
+    Profile.DEFAULT: {"memory_bytes": 4 * _GIB, "cpus": 2, "pids": 512, "shm_bytes": _GIB, "open_files": 4096},
+    Profile.UNTRUSTED: {
+        "memory_bytes": 512 * _MIB,
+        "cpus": 1,
+        "pids": 64,
+        "shm_bytes": 64 * _MIB,
+        "open_files": 1024,
+        "file_size_bytes": 256 * _MIB,
+    },
+}
+"""What a profile wants when nobody asks for another limit."""
+
+MECHANISMS = {
+    "wall_seconds": "timer",
+    "memory_bytes": "container memory",
+    "cpus": "container CPU quota",
+    "pids": "container pids",
+    "shm_bytes": "sized /dev/shm",
+    "open_files": "RLIMIT_NOFILE",
+    "file_size_bytes": "RLIMIT_FSIZE",
+}
+_NEEDS = {"memory_bytes": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
+_UPDATABLE = ("memory_bytes", "cpus", "pids")
+_LABEL = "nodetool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSpec:
+    """One container. limits: in force, asked or of the profile; config: the body of the engine's create call."""
+
+    limits: Mapping[str, float]
+    defaults: Mapping[str, float]
+    held: Mapping[str, str]
+    not_held: tuple[str, ...]
+    config: dict[str, Any] = field(hash=False)
+
+    @property
+    def host(self) -> Mapping[str, Any]:
+        """The part of the body that the engine gives back on `inspect`."""
+        found: Mapping[str, Any] = self.config["HostConfig"]
+        return found
+
+
+def holds(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The limits that this engine can hold, each with its mechanism."""
+    return {name: how for name, how in MECHANISMS.items() if facts.get(_NEEDS.get(name, ""), True)}
+
+
+def container_spec(
+    request: JobRequest,
+    facts: Mapping[str, Any],
+    *,
+    image: str,
+    image_user: str,
+    network: str,
+    devices: tuple[str, ...],
+) -> ContainerSpec:
+    """What to create for a request. image: its id. network: the engine's name of it. devices: the GPUs leased."""
+    able = holds(facts)
+    asked = request.limits.asked()
+    wanted = _within(PROFILE_LIMITS[request.profile], facts)
+    defaults = {name: value for name, value in wanted.items() if name not in asked and name in able}
+    limits = {**defaults, **{name: value for name, value in asked.items() if name in able}}
+    options = request.container
+    untrusted = request.profile is Profile.UNTRUSTED
+    user = options.user or (image_user if image_user.partition(":")[0] not in ("", "0", "root") else NOBODY)
+    config = {
+        "Image": image,
+        "User": user,
+        "Entrypoint": [],
+        "Cmd": ["python3", "-I", "-S", "-c", LOADER, request.profile.value],
+        "WorkingDir": options.workdir or WORKDIR,
+        "Env": [
+            f"HOME={WORKDIR}",
+            "LANG=C.UTF-8",
+            "PYTHONUNBUFFERED=1",
+            "PYTHONFAULTHANDLER=1",
+            "PYTHONDONTWRITEBYTECODE=1",
+        ],
+        "Healthcheck": {"Test": ["NONE"]},
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+        "HostConfig": {
+            **_limit_fields(limits),
+            **_shut(network),
+            "ReadonlyRootfs": untrusted or options.read_only,
+            "Tmpfs": {**_tmpfs(user, untrusted=untrusted), **options.tmpfs},
+            "Ulimits": _ulimits(limits, untrusted=untrusted),
+            "Mounts": [
+                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
+                for bind in options.binds
+            ],
+            "DeviceRequests": _device_requests(options.gpus, devices),
+        },
+    }
+    missing = tuple(name for name in {**wanted, **asked} if name not in able)
+    held = {name: able[name] for name in limits}
+    return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
+
+
+def _within(wanted: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, float]:
+    """The profile's limits, none above what the host has."""
+    most = {"memory_bytes": facts.get("MemTotal") or math.inf, "cpus": facts.get("NCPU") or math.inf}
+    return {name: min(value, most.get(name, math.inf)) for name, value in wanted.items()}
+
+
+def _limit_fields(limits: Mapping[str, float]) -> dict[str, Any]:
+    memory = int(limits.get("memory_bytes", 0))
+    return {
+        "Memory": memory,
+        "MemorySwap": memory,
+        "NanoCpus": round(limits.get("cpus", 0) * _NANO),
+        "PidsLimit": int(limits["pids"]) if "pids" in limits else None,
+        "ShmSize": int(limits.get("shm_bytes", 64 * _MIB)),
+    }
+
+
+def _shut(network: str) -> dict[str, Any]:
+    """What is the same for every job: nothing that leads out."""
+    return {
+        "NetworkMode": network,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges=true"],
+        "Privileged": False,
+        "IpcMode": "private",
+        "PidMode": "",
+        "Init": True,
+        "OomScoreAdj": 800,
+        "AutoRemove": False,
+        "RestartPolicy": {"Name": "", "MaximumRetryCount": 0},
+        "LogConfig": {"Type": "none", "Config": {}},
+    }
+
+
+def _tmpfs(user: str, *, untrusted: bool) -> dict[str, str]:
+    uid, _, gid = user.partition(":")
+    whose = f",uid={uid},gid={gid if gid.isdigit() else uid}" if uid.isdigit() else ",mode=1777"
+    temporary = "rw,nosuid,nodev,noexec,size=64m" if untrusted else "rw,nosuid,nodev,exec,size=512m"
+    job = "rw,nosuid,nodev,size=256m" if untrusted else "rw,nosuid,nodev,exec,size=1g"
+    return {"/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+
+
+def _ulimits(limits: Mapping[str, float], *, untrusted: bool) -> list[dict[str, Any]]:
+    found = {"core": 0.0}
+    if untrusted:
+        found["memlock"] = 64 << 10
+    for name, which in (("open_files", "nofile"), ("file_size_bytes", "fsize")):
+        if name in limits:
+            found[which] = limits[name]
+    return [{"Name": name, "Soft": int(value), "Hard": int(value)} for name, value in found.items()]
+
+
+def _device_requests(gpus: str, devices: tuple[str, ...]) -> list[dict[str, Any]] | None:
+    """One id in each element; `None` is no GPU."""
+    if not gpus:
+        return None
+    capabilities = [["gpu"]]
+    if gpus == "all" and not devices:
+        return [{"Driver": "nvidia", "Count": -1, "Capabilities": capabilities}]
+    return [{"Driver": "nvidia", "Count": 0, "DeviceIDs": list(devices or gpu_ids(gpus)), "Capabilities": capabilities}]
+
+
+def pool_key(spec: ContainerSpec) -> str:
+    """Equal for containers that differ only in what `update` can change."""
+    import json
+
+    host = {
+        name: value
+        for name, value in spec.host.items()
+        if name not in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
+    }
+    return json.dumps([{**spec.config, "HostConfig": host}], sort_keys=True)
+
+
+def update_fields(spec: ContainerSpec) -> dict[str, Any]:
+    """The body of the engine's update call, for limits that differ from those a waiting container has."""
+    fields = {name: spec.host[name] for name in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def above_host(limits: ResourceLimits, facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Limits that are more than the host has: name, asked, there."""
+    there = {"memory_bytes": facts.get("MemTotal"), "shm_bytes": facts.get("MemTotal"), "cpus": facts.get("NCPU")}
+    asked = limits.asked()
+    return [(name, asked[name], float(most)) for name, most in there.items() if most and asked.get(name, 0) > most]
+
+
+def differences(spec: ContainerSpec, found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where `inspect` tells of something else than was asked: field, asked, found."""
+    host, config = found["HostConfig"], found["Config"]
+    pairs = [(name, value, host.get(name)) for name, value in spec.host.items() if name != "Mounts"]
+    pairs += [(name, spec.config[name], config.get(name)) for name in ("User", "WorkingDir", "StdinOnce")]
+    pairs += [
+        (name, None, host.get(name) or None) for name in ("Binds", "CapAdd", "Devices", "VolumesFrom", "GroupAdd")
+    ]
+    wanted = {(mount["Target"], mount["ReadOnly"]) for mount in spec.host["Mounts"]}
+    mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
+    pairs.append(("Mounts", sorted(wanted), sorted(mounted)))
+    return [(name, asked, there) for name, asked, there in pairs if _plain(asked) != _plain(there)]
+
+
+def _plain(value: Any) -> Any:
+    """Equal for what means the same to the engine: nothing, no entries, and zero."""
+    if isinstance(value, list):
+        ordered = sorted((_plain(item) for item in value), key=repr)
+        return ordered or None
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items() if _plain(item) is not None} or None
+    return value or None

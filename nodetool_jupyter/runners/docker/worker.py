@@ -1,0 +1,235 @@
+"""One job in a container, seen from the manager."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+
+from ...errors import ProtocolError
+from ...events import Exit, Isolation, UsageUpdate
+from ...frames import Raised, Report, Returned, Value
+from ...jobs import Job
+from ...worker import wire
+from ..process_exit import describe
+from ..process_worker import value_frame
+from .attach import Attached, Reader
+from .boxes import Box, remove
+from .engine import Engine, EngineRefused, EngineUnavailable
+from .ladder import Ladder
+from .usage import UsageStream
+
+_SETTLE_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 0.5
+_LOST = "engine_lost"
+
+
+class DockerWorker:
+    """The worker of the `docker` runner. first: the frames that give it its work, sent when somebody listens."""
+
+    def __init__(
+        self,
+        job: Job,
+        engine: Engine,
+        box: Box,
+        *,
+        isolation: Isolation,
+        first: Sequence[Sequence[wire.Buffer]],
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        self._job = job
+        self._engine = engine
+        self._box = box
+        self._isolation = isolation
+        self._first = list(first)
+        self._attached = Attached(box.connection, box.parts)
+        self._reader = Reader(max_body_bytes=job.request.max_transfer_bytes)
+        self._ladder = Ladder(engine, box.id, executor, self._give_up)
+        self._usage = UsageStream(engine, box.id, self._measured)
+        self._measure: UsageUpdate | None = None
+        self._exit: Exit | None = None
+        self._settling = anyio.Lock()
+        self._stuck = False
+        self._engine_lost = threading.Event()
+
+    def isolation(self) -> Isolation:
+        """What `inspect` confirmed before the container started."""
+        return self._isolation
+
+    async def reports(self) -> AsyncIterator[Sequence[Report]]:
+        """What comes on the container's stream, and what the engine measures."""
+        for frame in self._first:
+            self._attached.send_frame(frame)
+        self._first.clear()
+        self._usage.start()
+        until = math.inf
+        while not self._attached.ended.is_set() or self._attached.untaken:
+            await self._woken(until)
+            batch = self._reader.reports(self._attached.take())
+            if any(isinstance(report, Returned | Raised) for report in batch):
+                until = min(until, time.monotonic() + self._job.request.grace_seconds)
+            if self._measure:
+                batch.append(self._measure)
+                self._measure = None
+            if batch:
+                yield batch
+            if time.monotonic() >= until and not self._attached.untaken:
+                break
+        if self._attached.fault:
+            raise ProtocolError(self._attached.fault)
+        last = [*self._reader.last(), *self._all_in_all()]
+        if last:
+            yield last
+
+    async def _woken(self, until: float) -> None:
+        timeout = None if until == math.inf else max(0.0, until - time.monotonic())
+        try:
+            async with asyncio.timeout(timeout):
+                await self._attached.wake.wait()
+        except TimeoutError:
+            return
+        self._attached.wake.clear()
+
+    def feed(self, value: Value) -> None:
+        """Send a value on the channel, after what is on its way."""
+        frame = value_frame(value, kind="feed")
+        if self._first:
+            self._first.append(frame)
+        else:
+            self._attached.send_frame(frame)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Begin the ladder; the first call counts."""
+        if self._exit is None:
+            self._ladder.begin(grace_seconds)
+
+    async def wait(self) -> Exit:
+        """How it ended, once the engine says that nothing of it runs."""
+        await self._attached.ended.wait()
+        async with self._settling:
+            if self._exit is None:
+                state = None if self._stuck else await self._final_state()
+                self._ladder.end()
+                self._exit = self._describe(state)
+        return self._exit
+
+    async def end(self) -> bool:
+        """Stop it if it still runs, and remove it; whether it is gone."""
+        if not self._attached.ended.is_set():
+            self.stop(0.0)
+            self._attached.close()
+        self._usage.stop()
+        await self.wait()
+        return await anyio.to_thread.run_sync(remove, self._engine, self._box.id)
+
+    def _give_up(self) -> None:
+        self._stuck = True
+        self._attached.close()
+
+    def engine_lost(self) -> None:
+        """The engine went away; from any thread."""
+        self._engine_lost.set()
+
+    def _measured(self, usage: UsageUpdate) -> None:
+        self._measure = usage
+        self._attached.wake.set()
+
+    def _all_in_all(self) -> list[Report]:
+        note = self._attached.note or {}
+        peak = _number(note, "peak_memory_bytes")
+        return (
+            [UsageUpdate(peak_memory_bytes=peak, cpu_seconds=round(_number(note, "cpu_nanoseconds") / 1e9, 3))]
+            if peak
+            else []
+        )
+
+    async def _final_state(self) -> Mapping[str, Any] | None:
+        """The engine's last word on the container; `None` when it can't be had."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            try:
+                return await self._engine.call(self._ask_state, seconds=_SETTLE_SECONDS)
+            except EngineRefused as error:
+                if error.status == 404:
+                    return {"removed": True}
+            except EngineUnavailable:
+                self._engine_lost.set()
+            if time.monotonic() > deadline:
+                return None
+            await anyio.sleep(_ASK_AGAIN_SECONDS)
+
+    def _ask_state(self, client: Any) -> Mapping[str, Any]:
+        state: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
+        if not state["Running"]:
+            return state
+        if self._attached.note is None and not self._ladder.sent:  # its stream broke off, and it did not
+            self._engine_lost.set()
+            client.kill(self._box.id, "SIGKILL")
+        client.wait(self._box.id, timeout=_SETTLE_SECONDS)
+        found: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
+        return found
+
+    def _describe(self, state: Mapping[str, Any] | None) -> Exit:
+        receipt = self._receipt(state or {})
+        if self._engine_lost.is_set() or state is None:
+            receipt["stuck"] = self._stuck
+            if not self._stuck:
+                said = "The engine went away, or its connection broke, while the job ran."
+                return Exit(cause=_LOST, sent=_told(receipt), detail=said)
+        return describe(
+            receipt,
+            limits=self._job.request.limits,
+            defaults=self._box.spec.defaults,
+            stderr_tail=self._reader.stderr.tail,
+        )
+
+    def _receipt(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """In the words of the supervisor of processes, which does the same."""
+        note = self._attached.note or {}
+        told = {str(name): int(count) for name, count in note.get("told", ())} if _well_formed(note) else {}
+        status = _number(note, "status") if "status" in note else _status(int(state.get("ExitCode", 0)))
+        killed = any(name == "SIGKILL" for name, _ in self._ladder.sent)
+        if state.get("removed"):
+            status = -9
+        return {
+            "status": status,
+            "stuck": self._stuck,
+            "oom_kills": 1 if state.get("OOMKilled") else 0,
+            "killed_for": None,
+            "peak_memory_bytes": _number(note, "peak_memory_bytes"),
+            "by_us": killed,
+            "refused_forks": _number(note, "refused_forks"),
+            "reaped": _number(note, "left") + 1,
+            "sent": [(name, round(at, 3), told.get(name, 1)) for name, at in self._ladder.sent],
+            "cpu_seconds": _number(note, "cpu_nanoseconds") / 1e9,
+        }
+
+
+def _status(code: int) -> int:
+    """A shell's number for a signal as Python has it."""
+    return 128 - code if 128 < code < 160 else code
+
+
+def _number(note: Mapping[str, Any], name: str) -> int:
+    value = note.get(name, 0)
+    return value if type(value) is int and abs(value) < 2**63 else 0
+
+
+def _well_formed(note: Mapping[str, Any]) -> bool:
+    told = note.get("told")
+    return isinstance(told, list) and all(
+        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and type(entry[1]) is int
+        for entry in told
+    )
+
+
+def _told(receipt: Mapping[str, Any]) -> tuple[Any, ...]:
+    from ...events import Signalled
+
+    return tuple(Signalled(name, at, count) for name, at, count in receipt["sent"])

@@ -1,0 +1,288 @@
+"""The first process of a container: owns its stdin and stdout, starts the worker, stands between the two.
+
+What goes over the container's streams is cut into parts, so that the worker's frames and what its code prints
+never share a descriptor and never mix:
+
+    | kind, u8 | length, u32 | bytes |
+
+The parent grants how many bytes may be on their way to it; nothing more is read from the job until it has taken
+some. So its end of the stream, which belongs to the engine and to every container on it, never has to wait.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, NoReturn
+
+PART = struct.Struct("!BI")
+CHANNEL, STDOUT, STDERR, NOTE, GRANT = range(5)
+ARCHIVE = 62
+WINDOW_BYTES = 4 << 20
+_CHUNK = 64 << 10
+_MOST_WAITING = 1 << 20
+_DRAIN_SECONDS = 1.0
+_NUDGE_SECONDS = 0.05
+_ORPHAN_SECONDS = 1.0
+_PR_SET_DUMPABLE = 4
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(profile: str) -> None:
+    """Fork the worker and pump until it has ended; never returns."""
+    _preload()
+    channel, theirs = socket.socketpair()
+    pipes = [os.pipe(), os.pipe()]
+    for number in _SIGNALS:  # held until each of the two is ready for them
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    child = os.fork()
+    if child == 0:
+        _become_worker(theirs, [write for _, write in pipes], untrusted=profile == "untrusted")
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the job's code, of the same user, must not look in here
+    theirs.close()
+    for _, write in pipes:
+        os.close(write)
+    Pump(child, channel, [read for read, _ in pipes]).run()
+
+
+def _preload() -> None:
+    """Import what a worker may need: its code may close every descriptor, that of our archive among them."""
+    from . import cell, channel, pickled, process, tracebacks  # noqa: F401
+    from .execute import attempt
+
+    attempt(__import__, "cloudpickle")
+    compile("pass", "<warm>", "exec")
+
+
+def _become_worker(channel: socket.socket, pipes: list[int], *, untrusted: bool) -> NoReturn:
+    os.setsid()
+    high = [os.open(os.devnull, os.O_RDWR), *pipes, channel.detach()]
+    high = [os.dup2(descriptor, 32 + n, inheritable=False) for n, descriptor in enumerate(high)]
+    for target, descriptor in enumerate(high):
+        os.dup2(descriptor, target, inheritable=target < 3)
+    os.closerange(4, ARCHIVE)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sys.argv = [""]
+    sys.path[:] = ["", *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
+    if untrusted:
+        from . import seccomp
+
+        seccomp.load()
+    from .main import main as work
+
+    work(3)
+    raise AssertionError("a worker ends with its process")
+
+
+class Pump:
+    """Moves bytes between the container's streams and the worker until that has ended, then ends the container."""
+
+    def __init__(self, child: int, channel: socket.socket, pipes: list[int]) -> None:
+        self._child = child
+        self._channel = channel
+        self._kinds = {channel.fileno(): CHANNEL, pipes[0]: STDOUT, pipes[1]: STDERR}
+        self._open = set(self._kinds)
+        self._granted = WINDOW_BYTES
+        self._incoming = bytearray()
+        self._to_worker = bytearray()
+        self._status: int | None = None
+        self._until = self._nudge_at = self._kill_at = float("inf")
+        self._told: list[list[Any]] = []
+        self._selector = selectors.DefaultSelector()
+        channel.setblocking(False)
+        os.set_blocking(0, False)
+        self._wakers = socket.socketpair()
+        for waker in self._wakers:
+            waker.setblocking(False)
+        self._selector.register(self._wakers[0], selectors.EVENT_READ)
+        self._armed: dict[int, int] = {}
+        self._listens = True
+
+    def run(self) -> None:
+        """Pump; ends the process."""
+        signal.set_wakeup_fd(self._wakers[1].fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in _SIGNALS:
+            signal.signal(number, self._pass_on)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        while not self._over():
+            self._arm()
+            now = time.monotonic()
+            due = min(self._until, self._nudge_at, self._kill_at)
+            for key, events in self._selector.select(max(0.0, due - now) if due < float("inf") else None):
+                self._serve(key.fd, events)
+            self._tick(time.monotonic())
+        self._end()
+
+    def _over(self) -> bool:
+        return self._status is not None and (not self._open or (self._granted > 0 and time.monotonic() >= self._until))
+
+    def _arm(self) -> None:
+        """Listen to the job as long as there is room for what it says, and to the parent likewise."""
+        wanted = dict.fromkeys(self._open if self._granted > 0 else (), selectors.EVENT_READ)
+        if self._listens and len(self._to_worker) < _MOST_WAITING:
+            wanted[0] = selectors.EVENT_READ
+        if self._to_worker:
+            channel = self._channel.fileno()
+            wanted[channel] = wanted.get(channel, 0) | selectors.EVENT_WRITE
+        for descriptor in self._armed.keys() - wanted.keys():
+            self._selector.unregister(descriptor)
+        for descriptor, events in wanted.items() - self._armed.items():
+            change = self._selector.modify if descriptor in self._armed else self._selector.register
+            change(descriptor, events)
+        self._armed = wanted
+
+    def _serve(self, descriptor: int, events: int) -> None:
+        if descriptor == 0:
+            self._hear()
+        elif descriptor == self._wakers[0].fileno():
+            self._wakers[0].recv(4096)
+        else:
+            if events & selectors.EVENT_WRITE:
+                self._feed()
+            if events & selectors.EVENT_READ:
+                self._take(descriptor)
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            data = os.read(descriptor, min(_CHUNK, self._granted))
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._open.discard(descriptor)
+            return
+        self._granted -= len(data)
+        if self._status is not None:
+            self._until = time.monotonic() + _DRAIN_SECONDS
+        _say(self._kinds[descriptor], data)
+
+    def _hear(self) -> None:
+        try:
+            data = os.read(0, _CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._orphaned()
+            return
+        self._incoming += data
+        while len(self._incoming) >= PART.size:
+            kind, size = PART.unpack_from(self._incoming)
+            if len(self._incoming) < PART.size + size:
+                return
+            part = bytes(self._incoming[PART.size : PART.size + size])
+            del self._incoming[: PART.size + size]
+            if kind == GRANT:
+                self._granted += int.from_bytes(part, "big")
+            elif kind == CHANNEL:
+                self._to_worker += part
+                self._feed()
+
+    def _feed(self) -> None:
+        try:
+            while self._to_worker:
+                del self._to_worker[: self._channel.send(self._to_worker[:_CHUNK])]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._to_worker.clear()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Give a signal to every process of the container but this one and the first."""
+        self._told.append([signal.Signals(number).name, len(_others())])
+        _signal_all(number)
+        self._nudge_at = time.monotonic() + _NUDGE_SECONDS
+
+    def _tick(self, now: float) -> None:
+        if now >= self._nudge_at:  # ends the system call of code that just missed its signal
+            self._nudge_at = float("inf")
+            _signal_all(signal.SIGURG)
+        if now >= self._kill_at:
+            self._kill_at = float("inf")
+            _signal_all(signal.SIGKILL)
+        while self._status is None:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self._child:
+                self._status = os.waitstatus_to_exitcode(status)
+                self._until = now + _DRAIN_SECONDS
+
+    def _orphaned(self) -> None:
+        """Nobody listens any more: end the job now, and whatever does not end in a second."""
+        self._listens = False
+        _signal_all(signal.SIGTERM)
+        self._kill_at = time.monotonic() + _ORPHAN_SECONDS
+        self._granted = sys.maxsize
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def _end(self) -> None:
+        left = len(_others())
+        _signal_all(signal.SIGKILL)
+        note = {"status": self._status, "left": left, "told": self._told, **_used()}
+        _say(NOTE, json.dumps(note).encode())
+        os._exit(0 if self._status == 0 else 1)
+
+
+def _say(kind: int, data: bytes) -> None:
+    view = memoryview(PART.pack(kind, len(data)) + data)
+    try:
+        while view:
+            view = view[os.write(1, view) :]
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+
+
+def _others() -> list[int]:
+    """Every process of the container but this one and the first."""
+    try:
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid not in (1, os.getpid())]
+    except OSError:
+        return []
+
+
+def _signal_all(number: int) -> None:
+    try:
+        os.kill(-1, number)
+    except OSError:
+        return  # nobody is there
+
+
+_MEASURES = {
+    "peak_memory_bytes": ("memory/memory.max_usage_in_bytes", "memory.peak"),
+    "refused_forks": ("pids/pids.events", "pids.events"),
+    "cpu_nanoseconds": ("cpuacct/cpuacct.usage",),
+}
+
+
+def _used() -> dict[str, int]:
+    """What the container used in all, as far as it can see that itself."""
+    found: dict[str, int] = {}
+    for name, files in _MEASURES.items():
+        for name_of_file in files:
+            try:
+                with open(f"/sys/fs/cgroup/{name_of_file}") as file:
+                    found[name] = int(file.read().split()[-1])
+                break
+            except (OSError, ValueError, IndexError):
+                continue
+    return found
