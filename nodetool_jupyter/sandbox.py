@@ -49,7 +49,7 @@ facts = {name: status[name].strip() for name in ("CapPrm", "CapEff", "CapBnd", "
 facts["ids"] = [*os.getresuid(), *os.getresgid()]
 facts["network"] = [line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line]
 facts["first process"] = os.getppid()
-facts["read-only"] = all(map(kept, ["/probe", "/usr/probe", "/dev/probe", sys.prefix + "/probe"]))
+facts["read-only"] = all(map(kept, ["/probe", "/usr/probe", "/dev/probe", "/proc/1/mem", sys.prefix + "/probe"]))
 print(json.dumps(facts))
 """
 _EXPECTED = {
@@ -124,7 +124,7 @@ def sandbox(python: str, folders: Iterable[str], *, cwd: str) -> Sandbox:
     found = shutil.which("bwrap")
     if found is None:
         raise _refused("bubblewrap was not found", "Install it (apt install bubblewrap), or use --runner docker")
-    lowered = os.geteuid() == 0
+    lowered = _is_root()
     setpriv = shutil.which("setpriv") if lowered else None
     if lowered and setpriv is None:
         raise _refused("setpriv was not found", "Install it (apt install util-linux), or use --runner docker")
@@ -136,6 +136,10 @@ def sandbox(python: str, folders: Iterable[str], *, cwd: str) -> Sandbox:
     _try(argv, python, os.stat(found).st_mtime_ns)
     seen, hidden = (tuple(path for path, shown in mounts.items() if shown is kind) for kind in (True, False))
     return Sandbox(argv, seen, hidden)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
 
 
 def _refused(why: str, remedy: str) -> ProfileRefused:
@@ -203,7 +207,10 @@ def _mount_arguments(mounts: Mapping[str, bool]) -> Iterator[str]:
     for path, shown in mounts.items():
         if not shown:
             yield from ("--remount-ro", path)
-    yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp")
+    # in /proc lies the memory of the first process, which is under no filter of system calls
+    for path in ("/proc", "/dev", "/"):
+        yield from ("--remount-ro", path)
+    yield from ("--chdir", "/tmp")
 
 
 def _parents(path: str, made: set[str]) -> Iterator[str]:
