@@ -73,11 +73,11 @@ class LimitNotHeld(Refused):
 
     code = "NT-R30"
 
-    def __init__(self, limits: Iterable[str], runner: str, remedy: str) -> None:
+    def __init__(self, limits: Iterable[str], runner: str, remedy: str, *, or_without: bool = True) -> None:
         names = ", ".join(sorted(_OPTIONS.get(name, name) for name in limits))
+        without = ", or add --best-effort to run without it" if or_without else ""
         super().__init__(
-            f"Runner {runner!r} can't hold {names} here, so nothing was started. "
-            f"{remedy.rstrip('.')}, or add --best-effort to run without it."
+            f"Runner {runner!r} can't hold {names} here, so nothing was started. {remedy.rstrip('.')}{without}."
         )
         self.runner = runner
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from . import events as ev
 from .quantities import format_size
 
 _JOINED_CHARACTERS = 64 << 10
+_SMALL_BYTES = 128
 
 
 class KeptLog:
-    """Counts what a job's log holds, up to `max_bytes`; then one notification stands for the rest.
+    """Counts what a job's log holds, up to `max_bytes` and `max_events`; then one notification stands for the rest.
 
     `add` takes events one by one, `take` gives what has come since the last time.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, max_events: int | None = None) -> None:
         self._max_bytes = max_bytes
+        self._max_events = max_events
+        self._count = 0
         self._bytes = 0
         self._cut = False
         self._events: list[ev.AnyEvent] = []
@@ -26,11 +31,12 @@ class KeptLog:
     def add(self, event: ev.AnyEvent) -> None:
         """Keep an event, as long as the log may grow."""
         self._bytes += _size(event)
-        if self._bytes > self._max_bytes:
+        too_many = self._max_events is not None and self._count >= self._max_events
+        if self._cut or too_many or self._bytes > self._max_bytes:
             if not self._cut:
                 self._cut = True
-                said = f"Output beyond {format_size(self._max_bytes)} is not kept."
-                self.put(ev.Notification(content=said, code="NT-O01"))
+                most = f"{self._max_events} events" if too_many else format_size(self._max_bytes)
+                self.put(ev.Notification(content=f"Output beyond {most} is not kept.", code="NT-O01"))
         elif isinstance(event, ev.Stream):
             self._join(event)
         else:
@@ -39,6 +45,7 @@ class KeptLog:
     def put(self, event: ev.AnyEvent) -> None:
         """Keep an event whatever the log's length."""
         self._flush()
+        self._count += 1
         self._events.append(event)
 
     def take(self) -> list[ev.AnyEvent]:
@@ -56,6 +63,7 @@ class KeptLog:
 
     def _flush(self) -> None:
         if self._texts:
+            self._count += 1
             self._events.append(ev.Stream(name=self._name, text="".join(self._texts)))
             self._texts, self._characters = [], 0
 
@@ -65,7 +73,8 @@ def _size(event: ev.AnyEvent) -> int:
     if isinstance(event, ev.Stream):
         return len(event.text)
     if isinstance(event, ev.Display):
-        return sum(len(part) if isinstance(part, str) else 256 for part in event.data.values())
-    if isinstance(event, ev.LogUpdate | ev.Notification):
-        return len(event.content)
-    return 128
+        return sum(
+            len(part) if isinstance(part, str) else len(msgspec.json.encode(part)) for part in event.data.values()
+        )
+    texts = (getattr(event, name) for name in event.__struct_fields__)
+    return _SMALL_BYTES + sum(len(text) for text in texts if isinstance(text, str))

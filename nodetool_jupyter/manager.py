@@ -26,6 +26,8 @@ from .stores.owners import owner_labels, this_process
 from .worker.pickled import encode_input
 
 _UNTRUSTED_SECONDS = 300.0
+_UNTRUSTED_LOG_BYTES = 2 << 20
+_UNTRUSTED_TRANSFER_BYTES = 32 << 20
 _POLL_SECONDS = 0.5
 
 
@@ -103,9 +105,8 @@ class JobExecutionManager:
         """Take a job; it is stored when this returns. Raises a `Refused`, `JobExists` or `StoreError`."""
         request = checked(request)
         runner = self.runner(request.runner)
-        if request.profile is Profile.UNTRUSTED and request.limits.wall_seconds is None:
-            limits = msgspec.structs.replace(request.limits, wall_seconds=_UNTRUSTED_SECONDS)
-            request = msgspec.structs.replace(request, limits=limits)
+        if request.profile is Profile.UNTRUSTED:
+            request = _confined(request)
         runner.check(request)
         engine = self._running()
         job = Job(
@@ -252,6 +253,21 @@ class JobExecutionManager:
                     self.settings, self.owner, self._given_store, tuple(self._runners.values()), _gates(self.settings)
                 )
             return self._engine
+
+
+def _confined(request: JobRequest) -> JobRequest:
+    """An untrusted request with what its profile allows where nobody asked for something else."""
+    limits = request.limits
+    if limits.wall_seconds is None:
+        limits = msgspec.structs.replace(limits, wall_seconds=_UNTRUSTED_SECONDS)
+    transfer = request.max_transfer_bytes
+    unasked = transfer == JobRequest(work=request.work).max_transfer_bytes
+    return msgspec.structs.replace(
+        request,
+        limits=limits,
+        max_log_bytes=min(request.max_log_bytes, _UNTRUSTED_LOG_BYTES),
+        max_transfer_bytes=_UNTRUSTED_TRANSFER_BYTES if unasked else transfer,
+    )
 
 
 def _checked_id(job_id: str) -> str:

@@ -17,14 +17,16 @@ from . import events as ev
 from .assets import AssetFolder
 from .errors import InvalidRequest, ProtocolError
 from .frames import FilePart, Raised, Ready, Report, Returned, Value
-from .jobs import Job, JobStatus, Reason, Usage, advance
+from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
 from .runners.base import Parcel, Runner, Worker, WorkerNotStarted
+from .screening import Screen
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
 _log = logging.getLogger(__name__)
 _MOST_UNSETTLED = 8
+_UNTRUSTED_EVENTS = 10_000
 _SMALL_VALUE_BYTES = 64 << 10
 _PLAIN_TYPES = (str, int, float, bool)
 _PLAIN_CHARACTERS = 1_000
@@ -65,7 +67,9 @@ class Supervision:
         self._complaint = ""
         self._grace_seconds = job.request.grace_seconds
         self._started: float | None = None
-        self._log = KeptLog(job.request.max_log_bytes)
+        untrusted = job.request.profile is Profile.UNTRUSTED
+        self._screen = Screen(job.id, max_bytes=job.request.max_transfer_bytes) if untrusted else list
+        self._log = KeptLog(job.request.max_log_bytes, max_events=_UNTRUSTED_EVENTS if untrusted else None)
         self._unwritten: list[ev.AnyEvent] = []
         self._written_version = job.version
         self._flushing = False
@@ -188,7 +192,7 @@ class Supervision:
     async def _read(self, worker: Worker) -> None:
         try:
             async for reports in worker.reports():
-                self._take(reports)
+                self._take(self._screen(reports))
                 while self._unsettled >= _MOST_UNSETTLED:
                     await self._settled.wait()
         except ProtocolError as error:

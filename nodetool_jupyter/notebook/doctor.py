@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import Refused
-from ..jobs import LIMIT_NAMES, CodeWork, JobRequest
+from ..jobs import LIMIT_NAMES, CodeWork, JobRequest, Profile
+from ..runners.base import Runner
 
 if TYPE_CHECKING:
     from .session import Session
@@ -88,3 +89,12 @@ def _runners(session: Session) -> Iterator[str]:
         holds = runner.holds()
         for limit in LIMIT_NAMES:
             yield f"     {limit:<16} {holds.get(limit, 'not held here; asking for it is refused')}"
+        yield f"     {'untrusted code':<16} {_refusal(runner, name) or 'in a sandbox'}"
+
+
+def _refusal(runner: Runner, name: str) -> str:
+    try:
+        runner.check(JobRequest(work=CodeWork("pass"), runner=name, profile=Profile.UNTRUSTED))
+    except Refused as error:
+        return str(error)
+    return ""

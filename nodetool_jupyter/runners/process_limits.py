@@ -7,12 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..config import usable_cpus
+from ..errors import InvalidRequest
 from ..jobs import JobRequest, Profile
+from ..quantities import format_size
 
 _PROFILE_MEMORY_BYTES = 4 << 30
 _PROFILE_PIDS = 512
 _PROFILE_PIDS_PER_CPU = 64
 _PROFILE_CPUS = 2
+_UNTRUSTED: dict[str, float] = {
+    "memory_bytes": 512 << 20,
+    "pids": 64,
+    "cpus": 1,
+    "open_files": 1024,
+    "file_size_bytes": 256 << 20,
+}
+_UNTRUSTED_LOCKED_BYTES = 64 << 10
+PINNED = "processor affinity, which the filter of system calls keeps"
 
 WITHOUT_GROUPS = {
     "wall_seconds": "timer",
@@ -29,7 +40,8 @@ class Plan:
     """What one job gets.
 
     limits: in force by group or watch; required: those of them that must be, or the job doesn't start;
-    defaults: those that only the profile wants; held: every limit with its mechanism.
+    defaults: those that only the profile wants; held: every limit with its mechanism. processors: how many of the
+    machine's the job is pinned to, 0 for all.
     """
 
     rlimits: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -38,40 +50,52 @@ class Plan:
     defaults: dict[str, float] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     not_held: tuple[str, ...] = ()
+    processors: int = 0
 
 
 def plan(request: JobRequest, mechanisms: Mapping[str, str]) -> Plan:
     """The plan for a request where these mechanisms are there."""
     asked = request.limits.asked()
+    untrusted = request.profile is Profile.UNTRUSTED
     grouped = {name for name, how in mechanisms.items() if how.startswith("cgroup")}
     wanted = profile_limits(request.profile)
-    defaults = {name: value for name, value in wanted.items() if name not in asked and name in grouped}
+    defaults = {name: value for name, value in wanted.items() if name not in asked and (untrusted or name in grouped)}
     held = {name: mechanisms[name] for name in (*asked, *defaults) if name in mechanisms}
     limits = {**defaults, **asked}
-    rlimits = {"CORE": (0, 0)}
-    if "memory_bytes" in asked and "memory_bytes" not in grouped:
-        rlimits["DATA"] = (int(asked["memory_bytes"]),) * 2
-    if "cpu_seconds" in asked:
-        rlimits["CPU"] = (int(asked["cpu_seconds"]), int(asked["cpu_seconds"]) + 1)
-    for name, which in (("open_files", "NOFILE"), ("file_size_bytes", "FSIZE")):
-        if name in asked:
-            rlimits[which] = (int(asked[name]),) * 2
+    must = asked if untrusted or not request.limits.best_effort else {}
     return Plan(
-        rlimits=rlimits,
+        rlimits=_rlimits(limits if untrusted else asked, grouped, untrusted=untrusted),
         limits=limits,
-        required=() if request.limits.best_effort else tuple(name for name in asked if name in grouped),
+        required=tuple(name for name in {**must, **(defaults if untrusted else {})} if name in grouped),
         defaults=defaults,
         held=held,
         not_held=tuple(name for name in {**wanted, **asked} if name not in held),
+        processors=int(limits["cpus"]) if held.get("cpus") == PINNED else 0,
     )
+
+
+def _rlimits(limits: Mapping[str, float], grouped: set[str], *, untrusted: bool) -> dict[str, tuple[int, int]]:
+    rlimits = {"CORE": (0, 0)}
+    if "memory_bytes" in limits and "memory_bytes" not in grouped:
+        rlimits["DATA"] = (int(limits["memory_bytes"]),) * 2
+    if "cpu_seconds" in limits:
+        rlimits["CPU"] = (int(limits["cpu_seconds"]), int(limits["cpu_seconds"]) + 1)
+    for name, which in (("open_files", "NOFILE"), ("file_size_bytes", "FSIZE")):
+        if name in limits:
+            rlimits[which] = (int(limits[name]),) * 2
+    if untrusted:
+        rlimits["MEMLOCK"] = (_UNTRUSTED_LOCKED_BYTES,) * 2
+    return rlimits
 
 
 def profile_limits(profile: Profile) -> dict[str, float]:
     """What the profile wants when nobody asks; never more than the machine has, and no limit that is none."""
-    if profile is not Profile.DEFAULT:
+    if profile is Profile.TRUSTED:
         return {}
     cpus = usable_cpus()
-    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory_bytes = _machine_bytes()
+    if profile is Profile.UNTRUSTED:
+        return {**_UNTRUSTED, "memory_bytes": min(_UNTRUSTED["memory_bytes"], memory_bytes)}
     limits: dict[str, float] = {
         "memory_bytes": min(_PROFILE_MEMORY_BYTES, memory_bytes),
         "pids": max(_PROFILE_PIDS, _PROFILE_PIDS_PER_CPU * cpus),
@@ -79,3 +103,17 @@ def profile_limits(profile: Profile) -> dict[str, float]:
     if cpus > _PROFILE_CPUS:
         limits["cpus"] = _PROFILE_CPUS
     return limits
+
+
+def check_machine(request: JobRequest) -> None:
+    """Refuse what the machine doesn't have: such a limit would be none. Raises `InvalidRequest`."""
+    memory_bytes, cpus = request.limits.memory_bytes, request.limits.cpus
+    if memory_bytes is not None and memory_bytes > _machine_bytes():
+        more, most = format_size(memory_bytes), format_size(_machine_bytes())
+        raise InvalidRequest(f"--memory {more} is more than the {most} of this machine. Ask for less.")
+    if cpus is not None and cpus > usable_cpus():
+        raise InvalidRequest(f"--cpus {cpus:g} is more than the {usable_cpus()} of this machine. Ask for less.")
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

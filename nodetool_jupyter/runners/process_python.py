@@ -16,17 +16,21 @@ OLDEST = (3, 11)
 _ASK_SECONDS = 30
 _QUESTION = (
     "import json, sys; print(json.dumps([sys.implementation.name, list(sys.version_info[:3]), sys.prefix, "
-    "sys.base_prefix]))"
+    "sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]))"
 )
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """`path` starts it; `same`: it has the kernel's version and environment, so the kernel's `sys.path` fits."""
+    """`path` starts it; `same`: it has the kernel's version and environment, so the kernel's `sys.path` fits.
+
+    folders: where its standard library, its packages and itself lie.
+    """
 
     path: str
     version: str
     same: bool
+    folders: tuple[str, ...] = ()
 
 
 def interpreter(path: str = "") -> Interpreter:
@@ -36,7 +40,7 @@ def interpreter(path: str = "") -> Interpreter:
     take tens of milliseconds; call it from any thread but the manager's.
     """
     if not path or path == sys.executable:
-        return Interpreter(sys.executable, _dotted(sys.version_info[:3]), True)
+        return Interpreter(sys.executable, _dotted(sys.version_info[:3]), True, _folders())
     found = shutil.which(os.path.expanduser(path))
     if found is None:
         what = "can't be executed" if os.path.exists(os.path.expanduser(path)) else "does not exist"
@@ -61,7 +65,7 @@ def _ask(path: str, changed_at: int) -> Interpreter:
             timeout=_ASK_SECONDS,
             check=False,
         ).stdout
-        name, version, prefix, base = json.loads(answer)
+        name, version, *folders = json.loads(answer)
         found = tuple(int(part) for part in version)
     except (OSError, ValueError, TypeError, subprocess.TimeoutExpired):
         raise InvalidRequest(f"{path!r} is not a Python interpreter that works. Give --python another path.") from None
@@ -73,8 +77,14 @@ def _ask(path: str, changed_at: int) -> Interpreter:
             f"and a job needs CPython {_dotted(OLDEST)} or newer",
             "Give --python a newer one, or leave it out",
         )
-    same = found == sys.version_info[:3] and (prefix, base) == (sys.prefix, sys.base_prefix)
-    return Interpreter(path, _dotted(found), same)
+    same = found == sys.version_info[:3] and folders[:2] == [sys.prefix, sys.base_prefix]
+    return Interpreter(path, _dotted(found), same, _folders() if same else tuple(folders))
+
+
+def _folders() -> tuple[str, ...]:
+    """Of the kernel's own: packages that the person installed for themselves are on its path, too."""
+    packages = [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+    return (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *packages)
 
 
 def _dotted(version: tuple[int, ...]) -> str:

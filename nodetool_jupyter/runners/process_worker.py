@@ -16,6 +16,7 @@ import msgspec
 from ..events import Exit, Isolation, UsageUpdate
 from ..frames import Report, Value
 from ..jobs import Job
+from ..sandbox import Sandbox
 from ..worker import cgroups, folders, tree, wire
 from .base import WorkerNotStarted
 from .process_exit import describe, why_not_started
@@ -41,8 +42,10 @@ class ProcessWorker:
         plan: Plan,
         order: Mapping[str, Any],
         streams: Streams,
+        box: Sandbox | None = None,
     ) -> None:
         self._job = job
+        self._box = box
         self._link = link
         self._plan = plan
         self._order = order
@@ -61,7 +64,7 @@ class ProcessWorker:
         self._isolation = Isolation(runner="subprocess", profile=job.request.profile.value)
 
     def isolation(self) -> Isolation:
-        """Crash isolation only: the process has its user's rights, so there is no boundary."""
+        """Crash isolation only, unless it is in a sandbox: the process has its user's rights."""
         return self._isolation
 
     def send(self, buffers: Sequence[wire.Buffer]) -> None:
@@ -74,17 +77,20 @@ class ProcessWorker:
         if message["op"] == "not_started":
             self._ended.set()
             raise WorkerNotStarted(why_not_started(message["step"], message["errno"], self._order))
-        lacking = {name for name in self._plan.held if name in self._plan.defaults} - set(message["held"])
+        grouped = {name for name, how in self._plan.held.items() if how.startswith("cgroup")}
+        lacking = grouped & self._plan.defaults.keys() - message["held"].keys()
         held = {name: how for name, how in self._plan.held.items() if name not in lacking}
         self._isolation = Isolation(
             runner="subprocess",
             profile=self._job.request.profile.value,
+            boundary="bubblewrap" if self._box else "none",
             held={**held, **message["held"]},
             not_held=tuple(sorted({*self._plan.not_held, *lacking})),
             details={
                 "pid": message["pid"],
                 "start": "forked from a warm parent" if message["warm"] else "new interpreter",
                 "profile_limits": self._plan.defaults,
+                **(self._box.details() if self._box else {}),
             },
         )
 

@@ -15,14 +15,16 @@ import anyio
 
 from .. import places, worker
 from ..config import usable_cpus
-from ..errors import LimitNotHeld, ProfileRefused, Refused, RunnerUnavailable
+from ..errors import LimitNotHeld, Refused, RunnerUnavailable
 from ..jobs import Job, JobRequest, Profile
+from ..sandbox import Sandbox, filter_file
 from ..worker import cgroups
 from ..worker.tree import JOB_VARIABLE
 from .base import Parcel, Worker, WorkerNotStarted
 from .process_exit import why_not_started
-from .process_limits import WITHOUT_GROUPS, Plan, plan
+from .process_limits import PINNED, WITHOUT_GROUPS, Plan, check_machine, plan, profile_limits
 from .process_python import interpreter, speaks_other
+from .process_sandbox import enclose, sandbox_for
 from .process_streams import make_streams
 from .process_supervisor import SupervisorLink
 from .process_warmth import Warmth
@@ -30,14 +32,10 @@ from .process_worker import ProcessWorker, value_frame
 from .run_frame import run_frame
 
 _BOOT = Path(worker.__file__).parent / "boot.py"
-_NO_SANDBOX = (
-    "No sandbox is available for an untrusted subprocess job: bubblewrap was not found (apt install bubblewrap) "
-    "or user namespaces are disabled. Nothing was started."
-)
 
 
 class SubprocessRunner:
-    """Runs each job in an interpreter of its own; crash isolation, no boundary.
+    """Runs each job in an interpreter of its own: crash isolation, no boundary. Untrusted ones in a sandbox.
 
     `use_cgroups=False` leaves control groups alone even where this process may make them. `warm`: keep
     interpreters waiting, forked from a parent that has imported what jobs need; each is used once.
@@ -56,12 +54,15 @@ class SubprocessRunner:
         """See `Runner.check`."""
         if not sys.platform.startswith("linux"):
             raise RunnerUnavailable(self.name, f"it needs Linux, this is {sys.platform}", "Use --runner threaded")
-        if request.profile is Profile.UNTRUSTED:
-            raise ProfileRefused("NT-S02", _NO_SANDBOX)
+        untrusted = request.profile is Profile.UNTRUSTED
         interpreter(request.python)
+        if untrusted:
+            check_machine(request)
+            sandbox_for(request)
         lacking = set(request.limits.asked()) - set(self._mechanisms(request))
-        if lacking and not request.limits.best_effort:
-            raise LimitNotHeld(lacking, self.name, "Run where control groups are writable, or use --runner docker")
+        if lacking and (untrusted or not request.limits.best_effort):
+            remedy = "Run where control groups are writable, or use --runner docker"
+            raise LimitNotHeld(lacking, self.name, remedy, or_without=not untrusted)
 
     def holds(self) -> Mapping[str, str]:
         """See `Runner.holds`; probed once by making a control group and removing it."""
@@ -73,11 +74,14 @@ class SubprocessRunner:
         return {**WITHOUT_GROUPS, **grouped}
 
     def _mechanisms(self, request: JobRequest) -> Mapping[str, str]:
-        """As `holds`, and a number of processors that the machine doesn't exceed anyway."""
-        cpus = request.limits.cpus
-        if cpus is not None and cpus >= usable_cpus() and "cpus" not in self._held:
+        """As `holds`, and a number of processors that the machine doesn't exceed anyway, or that a sandbox pins."""
+        untrusted = request.profile is Profile.UNTRUSTED
+        cpus = request.limits.cpus or profile_limits(request.profile).get("cpus")
+        if cpus is None or "cpus" in self._held:
+            return self._held
+        if cpus >= usable_cpus():
             return {**self._held, "cpus": f"the machine has {usable_cpus()}"}
-        return self._held
+        return {**self._held, "cpus": PINNED} if untrusted and cpus == int(cpus) else self._held
 
     def speaks_other(self, request: JobRequest) -> str:
         """See `Runner.speaks_other`."""
@@ -92,19 +96,22 @@ class SubprocessRunner:
         arranged = plan(job.request, self._mechanisms(job.request))
         try:
             python = interpreter(job.request.python)
+            box = sandbox_for(job.request) if job.request.profile is Profile.UNTRUSTED else None
             order = self._order(job, parcel, arranged, python.path)
         except Refused as error:
             raise WorkerNotStarted(str(error)) from None
-        forked = self._warmth if python.same and not job.request.fresh else None
+        if box:
+            order = enclose(order, box, job.request, parcel, arranged)
+        forked = self._warmth if python.same and not job.request.fresh and not box else None
         order["warm"] = forked.key_for(order["env"], parcel) if forked else ""
-        started = self._spawn(job, order, arranged)
+        started = self._spawn(job, order, arranged, box)
         try:
             await started.started()
             if forked and (make := forked.learn(job, order["env"], parcel)):
                 self._link().keep_warm(make)
             for value in parcel.inputs:
                 started.send(value_frame(value))
-            path = parcel.sys_path if python.same else ()
+            path = [path for path in parcel.sys_path if not box or box.sees(path)] if python.same else []
             started.send(run_frame(job.request, parcel, sys_path=path, by_value=python.same))
             del parcel
             yield started
@@ -154,17 +161,22 @@ class SubprocessRunner:
             "folder": folder,
         }
 
-    def _spawn(self, job: Job, order: dict[str, Any], arranged: Plan) -> ProcessWorker:
+    def _spawn(self, job: Job, order: dict[str, Any], arranged: Plan, box: Sandbox | None) -> ProcessWorker:
         """Make the streams, give the child's ends to the supervisor, keep ours."""
+        more: list[int] = []
         try:
             link = self._link()
+            if box:
+                more.append(filter_file(pinned=bool(arranged.processors)))
             streams = make_streams()
         except OSError as error:
+            for descriptor in more:
+                os.close(descriptor)
             with suppress(OSError):
                 os.rmdir(order["folder"])
             raise WorkerNotStarted(why_not_started("start", error.errno or 0, order)) from None
-        started = ProcessWorker(job, link, plan=arranged, order=order, streams=streams)
-        link.spawn(order, streams.given, started)
+        started = ProcessWorker(job, link, plan=arranged, order=order, streams=streams, box=box)
+        link.spawn(order, [*streams.given, *more], started)
         return started
 
 

@@ -99,6 +99,9 @@ def number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
+_BOUNDARY_FACTS = ("uid", "network", "seccomp")
+
+
 def usage_text(view: View) -> str:
     """Memory against its limit, processor time and processes; "" when nothing was measured."""
     usage = view.usage
@@ -120,7 +123,9 @@ def isolation_text(view: View) -> str:
         return ""
     held = ", ".join(f"{name} by {how}" for name, how in sorted(found.held.items())) or "no limits"
     not_held = f"; not held: {', '.join(found.not_held)}" if found.not_held else ""
-    return f"{found.profile}, boundary {found.boundary}: {held}{not_held}"
+    inside = [f"{name} {found.details[name]}" for name in _BOUNDARY_FACTS if name in found.details]
+    boundary = f"boundary {found.boundary}" + (f" ({', '.join(inside)})" if inside else "")
+    return f"{found.profile}, {boundary}: {held}{not_held}"
 
 
 def view_text(view: View, now: float) -> str:

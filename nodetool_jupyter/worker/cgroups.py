@@ -169,14 +169,16 @@ class Group:
 
     def attach(self, pid: int) -> bool:
         """Move a process in; children that it has later follow. Takes the kernel some 10 ms."""
-        if not self._folders:
-            return False
         try:
-            for folder in self._folders:
-                _write(f"{folder}/cgroup.procs", str(pid))
+            self.join(pid)
         except OSError:
             return False
-        return True
+        return bool(self._folders)
+
+    def join(self, pid: int) -> None:
+        """Move a process in. Raises `OSError` where that can't be done."""
+        for folder in self._folders:
+            _write(f"{folder}/cgroup.procs", str(pid))
 
     def members(self) -> set[int]:
         """Processes that are in the group now."""

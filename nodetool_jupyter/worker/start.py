@@ -8,7 +8,7 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -23,9 +23,13 @@ def become_reaper() -> bool:
     return bool(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def fork_exec(order: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, int]:
-    """Start `order`'s argv, env, cwd, rlimits and nice with `descriptors` as 1, 2, 3 and /dev/null as 0.
+def fork_exec(
+    order: Mapping[str, Any], descriptors: Sequence[int], *, join: Callable[[int], None] | None = None
+) -> tuple[int, int]:
+    """Start `order`'s argv, env, cwd, rlimits and nice with `descriptors` as 1, 2, 3 and on, and /dev/null as 0.
 
+    `join` is called with the new process in itself, before the exec: what it starts at once is then in its group,
+    too. Where that raises `OSError`, there is no exec.
     Returns the new process, leader of a session of its own, and a descriptor that comes to its end
     with the exec, or gives the reason for a failure (see `failure`). The descriptors stay open here.
     `OSError` when there is no process or descriptor left.
@@ -39,7 +43,7 @@ def fork_exec(order: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int
         os.close(write_end)
         raise
     if pid == 0:
-        become(order, descriptors, write_end, parent=me)
+        become(order, descriptors, write_end, parent=me, join=join)
     os.close(write_end)
     return pid, read_end
 
@@ -53,7 +57,13 @@ def failure(text: bytes) -> tuple[str, int] | None:
 
 
 def become(
-    order: Mapping[str, Any], descriptors: Sequence[int], report: int, *, parent: int, execute: bool = True
+    order: Mapping[str, Any],
+    descriptors: Sequence[int],
+    report: int,
+    *,
+    parent: int,
+    execute: bool = True,
+    join: Callable[[int], None] | None = None,
 ) -> None:
     """Make the job's leader of this forked process; without `execute` it stays in this interpreter and returns.
 
@@ -69,6 +79,8 @@ def become(
         _place(descriptors)
         _reset_signals()
         step = "limits"
+        if join:
+            join(os.getpid())
         _limit(order)
         step = "cwd"
         os.chdir(order["cwd"])
@@ -109,6 +121,8 @@ def _limit(order: Mapping[str, Any]) -> None:
         hardest = resource.getrlimit(which)[1]
         pair = [part if hardest == resource.RLIM_INFINITY else min(part, hardest) for part in value]
         resource.setrlimit(which, (pair[0], pair[1]))
+    if order.get("processors"):
+        os.sched_setaffinity(0, order["processors"])
     if order.get("nice"):
         os.nice(order["nice"])
     try:

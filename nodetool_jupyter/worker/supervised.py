@@ -17,6 +17,7 @@ _WATCH_SECONDS = 0.25
 _USAGE_SECONDS = 1.0
 _RETRY_SECONDS = 0.002
 _PATIENCE_SECONDS = 0.05
+_SHELLS = 128  # as a shell, bubblewrap ends with this and the number of the signal that ended the one inside
 
 Members = Callable[[], set[int]]
 
@@ -24,15 +25,28 @@ Members = Callable[[], set[int]]
 class Supervised:
     """A leader and everything that it started.
 
+    `enclosed`: the leader is bubblewrap, which a signal would end at once, and with it all that is inside. What
+    stops a job goes to the job's own first process, and how that ended is what bubblewrap says.
     `gone` is true once the leader is reaped, no other process is left and the group is removed.
     Times are of the monotonic clock. `members` lists the living processes, see `census.Census`.
     """
 
-    def __init__(self, job: str, pid: int, *, group: Group | None, watched: dict[str, float], folder: str) -> None:
+    def __init__(
+        self,
+        job: str,
+        pid: int,
+        *,
+        group: Group | None,
+        watched: dict[str, float],
+        folder: str,
+        enclosed: bool = False,
+    ) -> None:
         self.job = job
         self.pid = pid
         self.group = group
         self.folder = folder
+        self._enclosed = enclosed
+        self._inside: int | None = None
         self.starting = True
         self.failed_step: tuple[str, int] | None = None
         self.alive = True
@@ -74,7 +88,7 @@ class Supervised:
     def leader_ended(self, status: int, *, peak_bytes: int, cpu_seconds: float, now: float) -> None:
         """The leader was reaped; `status` is its exit code or the negative number of a signal."""
         self.alive = False
-        self._status = status
+        self._status = _SHELLS - status if self._enclosed and status > _SHELLS else status
         self._peak = max(self._peak, peak_bytes)
         self._cpu_seconds = max(self._cpu_seconds, cpu_seconds)
         self._next_look = now
@@ -99,7 +113,7 @@ class Supervised:
             if number == signal.SIGKILL:
                 self._begin_kill(now)
             elif number == signal.SIGURG:  # see `process`: it makes a lost interrupt be found
-                tree.send({self.pid} if self.alive else set(), number)
+                tree.send(self._first(), number)
             else:
                 self._signal(number, now, members)
         if self._watched and self.alive and self._killing_since is None and now >= self._next_watch:
@@ -147,11 +161,23 @@ class Supervised:
 
     def _signal(self, number: int, now: float, members: Members) -> None:
         """Interrupt the leader's group as a terminal does; terminate everybody."""
-        leader = {self.pid} if self.alive else set[int]()
-        count = tree.send(leader if number == signal.SIGINT else members(), number)
+        first = self._first()
+        if self._enclosed and self.alive and not first:  # the sandbox is not there yet
+            self._steps.insert(0, (now + _PATIENCE_SECONDS, number))
+            return
+        outside = {self.pid} if self._enclosed else set[int]()
+        count = tree.send(first if number == signal.SIGINT else members() - outside, number)
         if self.alive:
             self._hit.add(number)
         self._note(number, now, count)
+
+    def _first(self) -> set[int]:
+        """The process that runs the job's code, while it lives."""
+        if not self.alive or not self._enclosed:
+            return {self.pid} if self.alive else set()
+        if self._inside is None:
+            self._inside = tree.first_inside(self.pid)
+        return {self._inside} if self._inside is not None else set()
 
     def _note(self, number: int, now: float, count: int) -> None:
         if count:

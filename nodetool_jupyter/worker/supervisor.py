@@ -4,6 +4,7 @@ Started as `python -I -S supervisor.py CHANNEL OWNER grouped|plain` in a session
 that jobs start. Its only thread never blocks on the owner: stops run their course while a kernel hangs.
 
     to it      spawn {job argv env cwd rlimits nice limits required group folder warm} + descriptors for 1, 2, 3
+               enclosed: argv is a sandbox around the job, and gets a descriptor 4; processors: those it may use
                warm {key argv env cwd sys_path modules idle}: keep children waiting for spawns that say this key
                stop {job grace} · usage {job on}
     from it    started {job pid held warm} · not_started {job step errno} · usage {job …} · ended {job …} · fault {text}
@@ -122,7 +123,7 @@ class Supervisor:
 
     def _op_spawn(self, order: dict[str, Any]) -> None:
         assert self._control
-        descriptors = self._control.take(3)
+        descriptors = self._control.take(4 if order.get("enclosed") else 3)
         self._folders.add(order["folder"])
         refusal = {"op": "not_started", "job": order["job"], "step": "start"}
         if descriptors is None:
@@ -131,7 +132,7 @@ class Supervisor:
         warm = self._warm if self._warm and self._warm.key == order["warm"] else None
         try:
             handed = warm.hand_out(order, descriptors) if warm else None
-            started = handed or Handed(*start.fork_exec(order, descriptors), self._group(order))
+            started = handed or self._start(order, descriptors)
         except OSError as error:
             self._say({**refusal, "errno": error.errno})
             return
@@ -139,6 +140,16 @@ class Supervisor:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._watch_start(order, started, warm=handed is not None)
+
+    def _start(self, order: dict[str, Any], descriptors: list[int]) -> Handed:
+        """A new process. A sandbox forks at once, so it must be in its group before."""
+        group = self._group(order)
+        join = group.join if group and order.get("enclosed") else None
+        try:
+            return Handed(*start.fork_exec(order, descriptors, join=join), group)
+        except OSError:
+            self._empty += [group] if group else []
+            raise
 
     def _group(self, order: dict[str, Any]) -> cgroups.Group | None:
         return cgroups.Group(order["group"], self._hierarchies) if self._hierarchies else None
@@ -169,10 +180,13 @@ class Supervisor:
         pid, report, group = handed
         limits = order["limits"]
         held = group.hold({name: limits[name] for name in _GROUP_LIMITS if name in limits}) if group else {}
-        if group and not warm and not group.attach(pid):
+        enclosed = bool(order.get("enclosed"))
+        if group and not warm and not enclosed and not group.attach(pid):
             held = {}
         watched = {name: limits[name] for name in _WATCHED_LIMITS if name in limits and name not in held}
-        supervised = Supervised(order["job"], pid, group=group, watched=watched, folder=order["folder"])
+        supervised = Supervised(
+            order["job"], pid, group=group, watched=watched, folder=order["folder"], enclosed=enclosed
+        )
         self._census.jobs[supervised.job] = supervised
 
         def started() -> None:

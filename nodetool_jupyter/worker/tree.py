@@ -66,6 +66,21 @@ def children_of_this_process() -> list[int]:
         return [process.pid for process in everyone().values() if process.ppid == me]
 
 
+def first_inside(sandbox: int) -> int | None:
+    """The process that bubblewrap (this process) was started for: its namespace's second, below the first."""
+    table = everyone()
+    return next((pid for pid in below([sandbox], table) if table[pid].ppid != sandbox and _inner(pid) == 2), None)
+
+
+def _inner(pid: int) -> int:
+    """A process's number in its own namespace."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next((int(line.split()[-1]) for line in file if line.startswith(b"NSpid:")), 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def job_of(pid: int) -> str:
     """The job that a process was started for, by its environment at start; "" when it doesn't say."""
     try:

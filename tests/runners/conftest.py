@@ -14,22 +14,23 @@ from tests.runners.processes import Place, held_by_this_process
 @pytest.fixture(params=["cgroups", "plain"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Jobs with control groups, and again without."""
-    yield from _checked(grouped=request.param == "cgroups")
+    yield from checked_place(grouped=request.param == "cgroups")
 
 
 @pytest.fixture
 def grouped() -> Iterator[Place]:
     """Jobs in control groups."""
-    yield from _checked(grouped=True)
+    yield from checked_place(grouped=True)
 
 
 @pytest.fixture
 def plain() -> Iterator[Place]:
     """Jobs without control groups."""
-    yield from _checked(grouped=False)
+    yield from checked_place(grouped=False)
 
 
-def _checked(*, grouped: bool) -> Iterator[Place]:
+def checked_place(*, grouped: bool) -> Iterator[Place]:
+    """A place, with the proof that it leaves nothing."""
     if grouped:
         how = "run as root, or where control groups are delegated to you"
         require("Writable control groups for memory and pids", has_groups(), how)

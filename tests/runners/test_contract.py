@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,11 +16,12 @@ import pytest
 
 from nodetool_jupyter.events import Exit, Isolation, Stream
 from nodetool_jupyter.frames import Raised, Report, Returned, Value
-from nodetool_jupyter.jobs import LIMIT_NAMES, CodeWork, Job, JobRequest
+from nodetool_jupyter.jobs import LIMIT_NAMES, CodeWork, Job, JobRequest, Profile
 from nodetool_jupyter.runners.base import Parcel, Runner, Worker
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.runners.threaded import ThreadedRunner
 from nodetool_jupyter.testing import ScriptedRunner, Step
+from tests.components import require
 
 CODE = {
     "returns": "print('hello')\nx = 6 * 7",
@@ -44,23 +46,39 @@ def scripted(kind: str) -> Runner:
     return ScriptedRunner(*SCRIPTS[kind], exit=Exit(code=1 if kind == "raises" else 0))
 
 
-MAKERS: dict[str, Callable[[str], Runner]] = {
-    "scripted": scripted,
-    "threaded": lambda kind: ThreadedRunner(),
-    "subprocess": lambda kind: SubprocessRunner(),
-    "warm": lambda kind: SubprocessRunner(warm=True),
+@dataclass(frozen=True)
+class Make:
+    """Makes a runner for one kind of work, which then runs in this profile."""
+
+    runner: Callable[[str], Runner]
+    profile: Profile = Profile.DEFAULT
+
+
+MAKERS = {
+    "scripted": Make(scripted),
+    "threaded": Make(lambda kind: ThreadedRunner()),
+    "subprocess": Make(lambda kind: SubprocessRunner()),
+    "warm": Make(lambda kind: SubprocessRunner(warm=True)),
+    "sandboxed": Make(lambda kind: SubprocessRunner(warm=True), Profile.UNTRUSTED),
 }
 
 
 @pytest.fixture(params=MAKERS)
-def make(request: pytest.FixtureRequest) -> Callable[[str], Runner]:
+def make(request: pytest.FixtureRequest) -> Make:
+    if request.param == "sandboxed":
+        require("bubblewrap", shutil.which("bwrap"), "apt-get install bubblewrap")
     return MAKERS[request.param]
 
 
 async def drive(
-    runner: Runner, kind: str, on_report: Callable[[Worker, Report], object] = lambda worker, report: None
+    runner: Runner,
+    kind: str,
+    on_report: Callable[[Worker, Report], object] = lambda worker, report: None,
+    *,
+    profile: Profile = Profile.DEFAULT,
 ) -> Outcome:
-    request = JobRequest(work=CodeWork(CODE[kind]), runner=runner.name, outputs=("x",) if kind == "returns" else ())
+    outputs = ("x",) if kind == "returns" else ()
+    request = JobRequest(work=CodeWork(CODE[kind]), runner=runner.name, profile=profile, outputs=outputs)
     job = Job(id=uuid4().hex, user="me", owner="tests", request=request, created_at=time.time())
     runner.check(request)
     parcel = Parcel(
@@ -80,35 +98,35 @@ async def drive(
 
 
 def outcome(
-    make: Callable[[str], Runner],
+    make: Make,
     kind: str,
     on_report: Callable[[Worker, Report], object] = lambda worker, report: None,
 ) -> Outcome:
     async def main() -> Outcome:
-        runner = make(kind)
+        runner = make.runner(kind)
         try:
-            return await drive(runner, kind, on_report)
+            return await drive(runner, kind, on_report, profile=make.profile)
         finally:
             await runner.close()
 
     return anyio.run(main)
 
 
-def test_work_that_returns_ends_with_a_result_and_exit_0(make: Callable[[str], Runner]) -> None:
+def test_work_that_returns_ends_with_a_result_and_exit_0(make: Make) -> None:
     found = outcome(make, "returns")
     assert [type(report) for report in found.reports if isinstance(report, Returned | Raised)] == [Returned]
     assert found.exit.code == 0
     assert found.exit.cause == ""
 
 
-def test_what_the_work_prints_and_the_outputs_come_before_the_result(make: Callable[[str], Runner]) -> None:
+def test_what_the_work_prints_and_the_outputs_come_before_the_result(make: Make) -> None:
     reports = outcome(make, "returns").reports
     end = next(n for n, report in enumerate(reports) if isinstance(report, Returned))
     assert "".join(r.text for r in reports[:end] if isinstance(r, Stream) and r.name == "stdout") == "hello\n"
     assert [r.name for r in reports[:end] if isinstance(r, Value) and r.name] == ["x"]
 
 
-def test_work_that_raises_says_what_and_is_no_success(make: Callable[[str], Runner]) -> None:
+def test_work_that_raises_says_what_and_is_no_success(make: Make) -> None:
     found = outcome(make, "raises")
     ends = [report for report in found.reports if isinstance(report, Returned | Raised)]
     assert [(type(end), end.ename, end.evalue) for end in ends if isinstance(end, Raised)] == [
@@ -118,7 +136,7 @@ def test_work_that_raises_says_what_and_is_no_success(make: Callable[[str], Runn
     assert found.exit.code != 0
 
 
-def test_a_stop_ends_the_work_however_often_it_is_asked_for(make: Callable[[str], Runner]) -> None:
+def test_a_stop_ends_the_work_however_often_it_is_asked_for(make: Make) -> None:
     def stop(worker: Worker, report: Report) -> None:
         if isinstance(report, Stream):
             for _ in range(3):
@@ -130,7 +148,7 @@ def test_a_stop_ends_the_work_however_often_it_is_asked_for(make: Callable[[str]
     assert found.exit.code != 0
 
 
-def test_a_stop_after_the_end_changes_nothing(make: Callable[[str], Runner]) -> None:
+def test_a_stop_after_the_end_changes_nothing(make: Make) -> None:
     def stop(worker: Worker, report: Report) -> None:
         if isinstance(report, Returned):
             worker.stop(5.0)
@@ -139,24 +157,24 @@ def test_a_stop_after_the_end_changes_nothing(make: Callable[[str], Runner]) -> 
     assert any(isinstance(report, Returned) for report in found.reports)
 
 
-def test_isolation_says_which_limits_are_held(make: Callable[[str], Runner]) -> None:
+def test_isolation_says_which_limits_are_held(make: Make) -> None:
     found = outcome(make, "returns").isolation
-    assert found.runner == make("returns").name
+    assert found.runner == make.runner("returns").name
     assert set(found.held) <= set(LIMIT_NAMES)
 
 
-def test_limits_are_held_by_name(make: Callable[[str], Runner]) -> None:
-    runner = make("returns")
+def test_limits_are_held_by_name(make: Make) -> None:
+    runner = make.runner("returns")
     assert set(runner.holds()) <= set(LIMIT_NAMES)
 
 
-def test_workers_of_one_runner_run_side_by_side(make: Callable[[str], Runner]) -> None:
+def test_workers_of_one_runner_run_side_by_side(make: Make) -> None:
     async def main() -> list[Outcome]:
-        runner = make("returns")
+        runner = make.runner("returns")
         found: list[Outcome] = []
 
         async def one() -> None:
-            found.append(await drive(runner, "returns"))
+            found.append(await drive(runner, "returns", profile=make.profile))
 
         async with anyio.create_task_group() as tasks:
             for _ in range(8):

@@ -79,8 +79,10 @@ def test_isolation_names_what_is_held_and_what_is_not(place: Place) -> None:
     assert found.boundary == "none"
 
 
-def test_untrusted_code_is_refused() -> None:
-    with pytest.raises(ProfileRefused, match="No sandbox is available for an untrusted subprocess job") as refused:
+def test_untrusted_code_is_refused_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    sentence = r"No sandbox is available .* bubblewrap was not found\. Install it \(apt install bubblewrap\), or use"
+    with pytest.raises(ProfileRefused, match=sentence) as refused:
         SubprocessRunner().check(request(Profile.UNTRUSTED))
     assert refused.value.code == "NT-S02"
 

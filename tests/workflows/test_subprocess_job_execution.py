@@ -222,7 +222,8 @@ def test_a_missing_working_directory_fails_the_start_by_name(jobs: Jobs) -> None
     assert "'/nowhere/at/all'" in job.message
 
 
-def test_refusals_leave_no_job(jobs: Jobs) -> None:
+def test_refusals_leave_no_job(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no bubblewrap
     with pytest.raises(ProfileRefused, match="NT-S02"):
         jobs.submit("1", profile=Profile.UNTRUSTED)
     with pytest.raises(InvalidRequest, match="/nowhere/python"):
