@@ -19,6 +19,25 @@ def test_memory_beyond_the_limit_ends_the_job_with_evidence(grouped: Place) -> N
     assert found.isolation.held["memory_bytes"].startswith("cgroup")
 
 
+def test_the_peak_that_is_told_counts_every_process(grouped: Place) -> None:
+    code = """
+    import os, signal, time
+    def greedy():
+        pid = os.fork()
+        if not pid:
+            x = b"x" * (40 << 20)
+            time.sleep(1000)
+        return pid
+    pids = [greedy() for _ in range(4)]
+    pids.remove(os.wait()[0])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    """
+    found = grouped.run(textwrap.dedent(code), limits=ResourceLimits(memory_bytes=96 << 20))
+    assert found.exit.cause == "out_of_memory"
+    assert found.usage.peak_memory_bytes > 80 << 20
+
+
 def test_a_child_killed_for_memory_is_known_though_the_leader_goes_on(grouped: Place) -> None:
     code = "import os\nif os.fork() == 0:\n    x = bytearray(400 << 20)\n    os._exit(0)\nprint(os.wait()[1])"
     found = grouped.run(code, limits=ResourceLimits(memory_bytes=96 << 20))
