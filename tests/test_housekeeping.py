@@ -179,9 +179,7 @@ def test_two_sweeps_at_once_are_one(store):
 def test_a_stale_cgroup_is_removed(store):
     from nodetool_jupyter.worker import cgroups
 
-    [hierarchy, *_] = require_right(
-        "A control group", cgroups.find(), "run the tests as root, or delegate one"
-    )
+    [hierarchy, *_] = require_right("A control group", cgroups.find(), "run as root, or delegate one")
     name = places.resource_name(secrets.token_hex(4), "job")
     stale = Path(hierarchy.folder) / f"{name}-{os.stat('/proc/self/ns/pid').st_ino}-{os.getpid()}-1"
     stale.mkdir()
