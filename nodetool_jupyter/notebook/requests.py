@@ -116,19 +116,25 @@ def import_line(names: Iterable[str], namespace: Mapping[str, Any]) -> tuple[str
     return f"import {', '.join(imports)}" if imports else "", others
 
 
-def encode_inputs(names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest) -> list[Value]:
-    """The values, encoded in this thread. Raises `ValueCannotTravel`."""
+def encode_inputs(
+    names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest
+) -> tuple[list[Value], dict[str, tuple[str, str]]]:
+    """The values, encoded in this thread, and the sources of cells that their code comes from.
+
+    Raises `ValueCannotTravel`.
+    """
     from ..runners.process_python import speaks_other
     from ..worker.pickled import encode_input
+    from ..worker.sources import gather
 
     neutral = speaks_other(request.python)
     values = []
+    files: set[str] = set()
+    most = request.max_transfer_bytes
     for name in names:
-        fields, buffers = encode_input(
-            name, namespace[name], max_bytes=request.max_transfer_bytes, version_neutral=neutral
-        )
+        fields, buffers = encode_input(name, namespace[name], max_bytes=most, version_neutral=neutral, files=files)
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
-    return values
+    return values, gather(sorted(files))
 
 
 def make_parcel(
@@ -138,8 +144,10 @@ def make_parcel(
     environ = environment()
     if runner.shares_namespace:
         return Parcel(namespace=shared, context=contextvars.copy_context())
+    inputs, sources = encode_inputs(names, namespace, request)
     return Parcel(
-        inputs=encode_inputs(names, namespace, request),
+        inputs=inputs,
+        sources=sources,
         environ=job_environment(environ, request.profile, request.env),
         secrets=secret_values(request.secrets, environ),
         sys_path=tuple(path or working_directory() for path in sys.path),

@@ -178,6 +178,7 @@ def _run_frame(job: Job, parcel: Parcel, *, share_path: bool) -> list[wire.Buffe
             "outputs": list(request.outputs),
             "sys_path": list(parcel.sys_path) if share_path and parcel.sys_path else None,
             "secrets": dict(parcel.secrets),
+            "sources": dict(parcel.sources),
             "max_transfer_bytes": request.max_transfer_bytes,
         }
     )

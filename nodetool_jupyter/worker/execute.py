@@ -90,13 +90,6 @@ def run_on_a_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(coroutine)
 
 
-def remember_source(filename: str, code: str) -> None:
-    """Let tracebacks and `inspect` find the cell's lines."""
-    import linecache
-
-    linecache.cache[filename] = (len(code), None, code.splitlines(True), filename)
-
-
 def is_plain_exit(error: BaseException | None) -> bool:
     """Whether this is `sys.exit()` or `sys.exit(0)`: an end in order."""
     return isinstance(error, SystemExit) and error.code in (None, 0) and error.code is not False
