@@ -53,13 +53,8 @@ def name_of(filename: str) -> str:
     if filename in _names:
         return _names[filename]
     module: Any = sys.modules.get("IPython.core.interactiveshell")
-    if module is None:
+    shell = module.InteractiveShell._instance if module else None  # `instance()` makes one in a job
+    if shell is None:
         return ""
-    name, _ = attempt(_ask_shell, module.InteractiveShell, filename)
-    return name or ""
-
-
-def _ask_shell(shell_type: Any, filename: str) -> str:
-    if not shell_type.initialized():
-        return ""
-    return " ".join(shell_type.instance().compile.format_code_name(filename) or ())
+    name, _ = attempt(shell.compile.format_code_name, filename)
+    return " ".join(name or ())

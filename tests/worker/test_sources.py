@@ -80,3 +80,10 @@ def test_sources_that_are_too_long_together_are_left_out(cells: Callable[[str, s
 def test_a_file_and_what_nobody_knows_have_no_source_to_send() -> None:
     linecache.getline(__file__, 1)
     assert sources.gather([__file__, "<nowhere>"]) == {}
+
+
+def test_a_traceback_makes_no_shell(tmp_path: Path) -> None:
+    with Child(tmp_path) as child:
+        code = "import atexit, IPython.core.interactiveshell\nfrom nodetool_jupyter.worker import shell\n"
+        child.run(code + "atexit.register(lambda: print('shell:', shell.exists()))\n1 / 0")
+        child.printed("shell: False")
