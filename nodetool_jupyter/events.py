@@ -137,7 +137,7 @@ class Signalled(Struct, frozen=True):
 
 
 class Exit(Event, tag="exit", frozen=True, kw_only=True):
-    """How the worker ended, with the receipt of a stop."""
+    """How the worker ended, with the receipt of a stop. `limit`: what ended it, or what its code ran into."""
 
     cause: str = ""
     code: int | None = None

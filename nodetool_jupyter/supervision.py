@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Protocol
@@ -60,6 +60,7 @@ class Supervision:
         self._record = record
         self._assets = assets
         self._worker: Worker | None = None
+        self._held: Mapping[str, str] = {}
         self._terminal: Returned | Raised | None = None
         self._early: list[Value] = []
         self._stopped: StopCause | None = None
@@ -147,6 +148,7 @@ class Supervision:
                 self._terminal,
                 exit_event,
                 limits=self.job.request.limits,
+                held=self._held,
                 stopped=None if self._too_late and self._proven(exit_event) else self._stopped,
                 complaint=self._complaint,
             )
@@ -168,7 +170,9 @@ class Supervision:
     async def _follow(self, worker: Worker) -> ev.Exit:
         for value in self._early:
             worker.feed(value)
-        self._change(JobStatus.RUNNING, before=[worker.isolation()])
+        isolation = worker.isolation()
+        self._held = isolation.held
+        self._change(JobStatus.RUNNING, before=[isolation])
         if self._stopped is not None:
             self._begin_stop(worker)
         async with anyio.create_task_group() as tasks:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import signal
+from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -11,6 +14,9 @@ from .events import Exit
 from .frames import Raised, Returned
 from .jobs import JobStatus, Reason, ResourceLimits
 from .quantities import format_duration, format_size, size_option
+
+_ERROR_NUMBER = re.compile(r"\[Errno (\d+)\]")
+_NO_THREAD = "can't start new thread"
 
 
 class StopCause(StrEnum):
@@ -36,13 +42,15 @@ def verdict(
     exit: Exit,  # noqa: A002 - the event has this name
     *,
     limits: ResourceLimits,
+    held: Mapping[str, str] | None = None,
     stopped: StopCause | None = None,
     complaint: str = "",
 ) -> Verdict:
     """The verdict over one worker.
 
-    `stopped` is why the manager stopped it, if it did so before a terminal report came; `complaint`
-    is the sentence that goes with it. Success needs a result report *and* exit 0.
+    `held` are the limits that were in force, with their mechanisms. `stopped` is why the manager
+    stopped it, if it did so before a terminal report came; `complaint` is the sentence that goes
+    with it. Success needs a result report *and* exit 0.
     """
     if exit.cause == "unkillable":
         return _failed(Reason.UNKILLABLE, f"The job could not be killed. {exit.detail}".strip())
@@ -51,20 +59,18 @@ def verdict(
             Reason.LOST, f"{exit.detail} The job counts as lost, whatever it did. Start Docker and rerun the cell."
         )
     if stopped is StopCause.OVERDUE:
-        return _overdue(terminal)
+        return _raised(terminal, exit, limits, held or {}) if isinstance(terminal, Raised) else _overdue(terminal)
     if stopped is not None:
         return _stopped(stopped, limits, complaint)
     if isinstance(terminal, Returned) and exit.code == 0:
         note = "A process of the job was killed for lack of memory." if exit.cause == "out_of_memory" else ""
         return Verdict(JobStatus.COMPLETED, None, note)
-    if exit.cause == "out_of_memory" or (
-        isinstance(terminal, Raised) and terminal.ename == "MemoryError" and limits.memory_bytes
-    ):
+    if exit.cause == "out_of_memory":
         return _failed(Reason.OUT_OF_MEMORY, _out_of_memory(limits, exit))
     if exit.cause == "limit":
         return _failed(Reason.LIMIT, _limit(limits, exit))
     if isinstance(terminal, Raised):
-        return _failed(Reason.ERROR, f"{terminal.ename}: {terminal.evalue}".rstrip(": "))
+        return _raised(terminal, exit, limits, held or {})
     return _ended_alone(terminal, exit)
 
 
@@ -84,9 +90,41 @@ def _stopped(stopped: StopCause, limits: ResourceLimits, complaint: str) -> Verd
     return _failed(Reason.PROTOCOL if stopped is StopCause.PROTOCOL else Reason.STORAGE, complaint)
 
 
-def _overdue(terminal: Returned | Raised | None) -> Verdict:
-    if isinstance(terminal, Raised):
-        return _failed(Reason.ERROR, f"{terminal.ename}: {terminal.evalue}".rstrip(": "))
+def _raised(terminal: Raised, exit: Exit, limits: ResourceLimits, held: Mapping[str, str]) -> Verdict:  # noqa: A002
+    """The work's own error; where a limit of the job is behind it, with that limit and what raises it."""
+    error = f"{terminal.ename}: {terminal.evalue}".rstrip(": ")
+    reached = _behind(terminal, exit, held)
+    if reached == "pids":
+        return _failed(Reason.ERROR, f"{error}. {exit.detail}")
+    value = getattr(limits, reached, None)
+    if value is None:
+        return _failed(Reason.ERROR, error)
+    what, remedy = {
+        "memory_bytes": (f"{format_size(value)} of memory", f"--memory {size_option(2 * value)}"),
+        "open_files": (f"{value} open files", f"Limits(open_files={2 * value})"),
+        "file_size_bytes": (f"{format_size(value)} for a file", f"Limits(file_size_bytes={2 * value})"),
+    }[reached]
+    reason = Reason.OUT_OF_MEMORY if reached == "memory_bytes" else Reason.ERROR
+    return _failed(reason, f"{error}. The limit of {what} was reached. Rerun with {remedy}.")
+
+
+def _behind(terminal: Raised, exit: Exit, held: Mapping[str, str]) -> str:  # noqa: A002
+    """The limit that an error comes from: as far as its number tells, and only where it was in force."""
+    found = _ERROR_NUMBER.match(terminal.evalue)
+    number = int(found[1]) if found else 0
+    if number == errno.EMFILE and "open_files" in held:
+        return "open_files"
+    if number == errno.EFBIG and "file_size_bytes" in held:
+        return "file_size_bytes"
+    refused = number == errno.EAGAIN or terminal.evalue.startswith(_NO_THREAD)
+    if refused and exit.limit == "pids":
+        return "pids"
+    # a control group kills and refuses nothing: with one, this is a size that no machine has
+    lacking = number == errno.ENOMEM or terminal.ename.endswith("MemoryError")
+    return "memory_bytes" if lacking and held.get("memory_bytes", "").startswith("RLIMIT_DATA") else ""
+
+
+def _overdue(terminal: Returned | None) -> Verdict:
     if terminal is not None:
         return _failed(Reason.NO_RESULT, "The job sent its result but its process did not end, so it was stopped.")
     return _failed(Reason.NO_RESULT, "The job closed its channel without a result and was stopped. [NT-R01]")

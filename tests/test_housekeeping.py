@@ -18,7 +18,7 @@ from nodetool_jupyter import housekeeping, places
 from nodetool_jupyter.housekeeping import announce, prune, retire, sweep
 from nodetool_jupyter.stores.memory import MemoryStore
 from nodetool_jupyter.stores.owners import this_process
-from tests.components import require
+from tests.components import require_right
 from tests.stores.store_building import COMPLETED, stored
 
 
@@ -148,7 +148,7 @@ def test_a_mount_inside_is_left_alone(store, tmp_path_factory):
     inside = places.job_folder(dead.id, "job") / "mount point"
     inside.mkdir()
     bound = subprocess.run(["mount", "--bind", treasure, inside], capture_output=True, check=False).returncode == 0
-    require("The right to mount", bound, "run the tests as root")
+    require_right("The right to mount", bound, "run the tests as root")
     try:
         found = sweep(store)
         assert found.folders == ()
@@ -179,7 +179,7 @@ def test_two_sweeps_at_once_are_one(store):
 def test_a_stale_cgroup_is_removed(store):
     from nodetool_jupyter.worker import cgroups
 
-    [hierarchy, *_] = require("A writable cgroup", cgroups.find(), "run the tests as root, or delegate a cgroup")
+    [hierarchy, *_] = require_right("A control group", cgroups.find(), "run as root, or delegate one")
     name = places.resource_name(secrets.token_hex(4), "job")
     stale = Path(hierarchy.folder) / f"{name}-{os.stat('/proc/self/ns/pid').st_ino}-{os.getpid()}-1"
     stale.mkdir()

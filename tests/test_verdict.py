@@ -27,7 +27,7 @@ RAISED = Raised("ValueError", "no")
         (None, Exit(cause="crashed", signal="SIGSEGV"), NO_LIMITS, Reason.CRASHED, "Segmentation fault"),
         (None, Exit(cause="out_of_memory", signal="SIGKILL"), MEMORY, Reason.OUT_OF_MEMORY, "2 GiB reached"),
         (None, Exit(cause="out_of_memory", signal="SIGKILL"), MEMORY, Reason.OUT_OF_MEMORY, "--memory 4g"),
-        (Raised("MemoryError", ""), Exit(code=1), MEMORY, Reason.OUT_OF_MEMORY, "--memory 4g"),
+        (Raised("MemoryError", ""), Exit(code=1), MEMORY, Reason.ERROR, "MemoryError"),
         (Raised("MemoryError", ""), Exit(code=1), NO_LIMITS, Reason.ERROR, "MemoryError"),
         (None, Exit(cause="limit", limit="pids"), ResourceLimits(pids=64), Reason.LIMIT, "64 processes"),
         (None, Exit(cause="limit", limit="cpu_seconds"), ResourceLimits(cpu_seconds=5), Reason.LIMIT, "5 s"),
@@ -41,6 +41,82 @@ def test_a_failure_has_a_reason_and_a_sentence(
     found = verdict(terminal, exit_event, limits=limits)
     assert (found.status, found.reason) == (JobStatus.FAILED, reason)
     assert part in found.message
+
+
+RLIMITS = {"memory_bytes": "RLIMIT_DATA and a watch", "open_files": "RLIMIT_NOFILE", "file_size_bytes": "RLIMIT_FSIZE"}
+LIMITS = ResourceLimits(memory_bytes=2 << 30, open_files=64, file_size_bytes=1 << 20)
+REFUSED = Exit(
+    code=1, limit="pids", detail="The limit of 64 processes and threads was reached once; --pids-limit raises it."
+)
+BEHIND_AN_ERROR = [
+    (
+        Raised("MemoryError", ""),
+        Exit(code=1),
+        Reason.OUT_OF_MEMORY,
+        "MemoryError. The limit of 2 GiB of memory",
+        "--memory 4g",
+    ),
+    (
+        Raised("_ArrayMemoryError", "Unable"),
+        Exit(code=1),
+        Reason.OUT_OF_MEMORY,
+        "Unable. The limit of 2 GiB",
+        "--memory 4g",
+    ),
+    (
+        Raised("OSError", "[Errno 12] Cannot"),
+        Exit(code=1),
+        Reason.OUT_OF_MEMORY,
+        "Cannot. The limit of 2 GiB",
+        "--memory 4g",
+    ),
+    (
+        Raised("OSError", "[Errno 24] Too many"),
+        Exit(code=1),
+        Reason.ERROR,
+        "many. The limit of 64 open files",
+        "open_files=128",
+    ),
+    (
+        Raised("OSError", "[Errno 27] File"),
+        Exit(code=1),
+        Reason.ERROR,
+        "File. The limit of 1 MiB",
+        "file_size_bytes=2097152",
+    ),
+    (
+        Raised("BlockingIOError", "[Errno 11] Resource"),
+        REFUSED,
+        Reason.ERROR,
+        "Resource. The limit of 64 p",
+        "--pids-limit",
+    ),
+    (
+        Raised("RuntimeError", "can't start new thread"),
+        REFUSED,
+        Reason.ERROR,
+        "thread. The limit of 64 p",
+        "--pids-limit",
+    ),
+]
+
+
+@pytest.mark.parametrize(("raised", "exit_event", "reason", "reached", "remedy"), BEHIND_AN_ERROR)
+@pytest.mark.parametrize("stopped", [None, StopCause.OVERDUE])
+def test_an_error_that_a_limit_made_names_the_limit_and_what_raises_it(
+    raised: Raised, exit_event: Exit, reason: Reason, reached: str, remedy: str, stopped: StopCause | None
+) -> None:
+    found = verdict(raised, exit_event, limits=LIMITS, held=RLIMITS, stopped=stopped)
+    assert found.reason is reason
+    assert reached in found.message
+    assert remedy in found.message
+
+
+@pytest.mark.parametrize("raised", [each[0] for each in BEHIND_AN_ERROR])
+@pytest.mark.parametrize("held", [{}, {"memory_bytes": "cgroup v2 memory", "pids": "cgroup v2 pids"}])
+def test_a_limit_that_was_not_in_force_or_not_reached_is_not_blamed(raised: Raised, held: dict[str, str]) -> None:
+    found = verdict(raised, Exit(code=1), limits=LIMITS, held=held)
+    assert (found.reason, found.message) == (Reason.ERROR, f"{raised.ename}: {raised.evalue}".rstrip(": "))
 
 
 def test_only_a_result_and_exit_0_make_a_success() -> None:

@@ -36,7 +36,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--tmpfs",), {"metavar": "DST:size=N", "action": "append", "help": "a folder in memory (docker)"}),
     (("--read-only",), {"action": "store_true", "help": "nothing but /job, /tmp and --tmpfs can be written (docker)"}),
     (("-w", "--workdir"), {"metavar": "DIR", "help": "where it runs in the container: /job (docker)"}),
-    (("--collect",), {"metavar": "GLOB", "action": "append", "help": "files to bring back, beside those of save() (docker)"}),
+    (("--collect",), {"metavar": "GLOB", "action": "append", "help": "files to bring back, as save() does (docker)"}),
     (("--requirements",), {"metavar": "FILE|NAMES", "help": "an image with these packages, built once (docker)"}),
 )  # fmt: skip
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from ..worker.execute import parse
+
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 _PYTHON_MAGICS = {"time", "timeit", "prun", "capture", "memit", "mprun", "lprun", "debug"}
@@ -22,15 +24,9 @@ def names_read(code: str) -> set[str]:
     Raises `SyntaxError`.
     """
     reader = _Reader()
-    reader.block(_parse(code).body)
+    reader.block(parse(code, "<cell>").body)
     reader.finish()
     return reader.read
-
-
-def _parse(code: str) -> ast.Module:
-    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    tree: ast.Module = compile(code, "<cell>", "exec", flags, True)
-    return tree
 
 
 class _Reader(ast.NodeVisitor):
@@ -240,7 +236,7 @@ class _Reader(ast.NodeVisitor):
 
     def _visit_text(self, code: str) -> None:
         try:
-            tree = _parse(code.strip())
+            tree = parse(code.strip(), "<cell>")
         except SyntaxError:
             return
         self.block(tree.body)

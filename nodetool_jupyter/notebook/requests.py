@@ -119,16 +119,22 @@ def import_line(names: Iterable[str], namespace: Mapping[str, Any]) -> tuple[str
 
 def encode_inputs(
     names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest, runner: Runner
-) -> list[Value]:
-    """The values, encoded in this thread. Raises `ValueCannotTravel`."""
+) -> tuple[list[Value], dict[str, tuple[str, str]]]:
+    """The values, encoded in this thread, and the sources of cells that their code comes from.
+
+    Raises `ValueCannotTravel`.
+    """
     from ..worker.pickled import encode_input
+    from ..worker.sources import gather
 
     other = runner.speaks_other(request) if names else ""
     values = []
+    files: set[str] = set()
+    most = request.max_transfer_bytes
     for name in names:
-        fields, buffers = encode_input(name, namespace[name], max_bytes=request.max_transfer_bytes, other_python=other)
+        fields, buffers = encode_input(name, namespace[name], max_bytes=most, other_python=other, files=files)
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
-    return values
+    return values, gather(sorted(files))
 
 
 def make_parcel(
@@ -138,8 +144,10 @@ def make_parcel(
     environ = environment()
     if runner.shares_namespace:
         return Parcel(namespace=shared, context=contextvars.copy_context())
+    inputs, sources = encode_inputs(names, namespace, request, runner)
     return Parcel(
-        inputs=encode_inputs(names, namespace, request, runner),
+        inputs=inputs,
+        sources=sources,
         environ=job_environment(environ, request),
         secrets=secret_values(request.secrets, environ),
         sys_path=tuple(path or working_directory() for path in sys.path),

@@ -21,6 +21,7 @@ class Parcel:
     namespace: the notebook's own, for a runner that shares it.
     environ: the whole environment of the job, secrets apart. secrets: name to value.
     sys_path: the kernel's, given to a worker with the same interpreter only.
+    sources: of the cells that code among the inputs comes from, by file name; see `worker.sources`.
     context: the context variables of the caller, which decide where IPython shows a thread's output.
     report: takes what a runner says of a start that takes long; on the manager's loop only.
     """
@@ -30,6 +31,7 @@ class Parcel:
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     sys_path: Sequence[str] = ()
+    sources: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     context: contextvars.Context | None = None
     report: Callable[[Report], object] = lambda report: None
 

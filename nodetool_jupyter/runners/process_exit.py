@@ -27,6 +27,7 @@ def describe(
     if cause == "crashed":
         detail = _fault_lines(stderr_tail)
     if receipt["refused_forks"]:
+        limit = limit or "pids"
         detail = f"{detail} {_refused(receipt['refused_forks'], limits, defaults)}".strip()
     return Exit(
         cause=cause,
@@ -72,7 +73,8 @@ def _memory(peak_bytes: int, limits: ResourceLimits, defaults: Mapping[str, floa
 
 def _refused(count: int, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:
     most = limits.pids if limits.pids is not None else int(defaults.get("pids", 0))
-    return f"The limit of {most} processes and threads was reached {count} times; --pids-limit raises it."
+    times = "once" if count == 1 else f"{count} times"
+    return f"The limit of {most} processes and threads was reached {times}; --pids-limit raises it."
 
 
 def _fault_lines(stderr_tail: str) -> str:

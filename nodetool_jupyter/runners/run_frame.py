@@ -30,6 +30,7 @@ def run_frame(
             "sys_path": list(sys_path) if sys_path else None,
             "environ": dict(environ or {}),
             "secrets": dict(parcel.secrets),
+            "sources": dict(parcel.sources),
             "max_transfer_bytes": request.max_transfer_bytes,
         }
     )

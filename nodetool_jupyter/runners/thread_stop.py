@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from ..events import Notification, Signalled
-from ..worker.tracebacks import place
+from ..worker.tracebacks import is_file, place
 from .thread_raise import raise_in_thread
 
 _LOOK_AGAIN_SECONDS = 1.0
@@ -122,7 +121,7 @@ def whereabouts(thread: threading.Thread) -> str:
         return ""
     innermost = frame
     caller: FrameType | None = frame
-    while caller is not None and os.path.isabs(caller.f_code.co_filename):
+    while caller is not None and is_file(caller.f_code.co_filename):
         caller = caller.f_back
     found = _point(innermost)
     if caller is not None and caller is not innermost:

@@ -23,8 +23,9 @@ from ..places import job_folder
 from ..worker import display, pickled, progress
 from ..worker.cell import run_cell
 from ..worker.current import Inside, claim_context
-from ..worker.execute import Cell, attempt_all, is_plain_exit, remember_source
+from ..worker.execute import Cell, attempt_all, is_plain_exit
 from ..worker.leaks import Snapshot
+from ..worker.sources import remember
 from ..worker.tracebacks import describe
 from ..worker.values import type_name
 from . import thread_capture
@@ -227,7 +228,7 @@ class ThreadedWorker:
         if namespace is None:
             namespace = {"__name__": "__main__", "__builtins__": builtins}
         namespace.update({value.name: pickled.decode(value) for value in self._parcel.inputs})
-        remember_source(self.filename, work.runnable)
+        remember(self.filename, work.runnable)
         cell = Cell(work.runnable, self.filename)
         run_cell(cell, namespace, outputs=self._job.request.outputs, inside=self._inside, place=self)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from _thread import RLock, allocate_lock, start_new_thread
 from collections import deque
-from itertools import islice
 from time import monotonic, sleep
 
 from . import wire
@@ -86,30 +85,34 @@ class Channel:
         if self._forked:
             self._write_plainly(name, text)
             return
-        with self._lock:
-            tail = self._queue[-1] if self._queue else None
-            if type(tail) is _Text and tail.name == name and not tail.closed:
-                tail.parts.append(text)
-            else:
-                self._queue.append(_Text(name, text))
-            self._waiting += len(text)
-            if self._waiting >= TEXT_BYTES or ("\n" in text and self._may_send_now()):
-                self._send()
-                return
-        self._ring()
+        try:
+            with self._lock:
+                tail = self._queue[-1] if self._queue else None
+                if type(tail) is _Text and tail.name == name and not tail.closed:
+                    tail.parts.append(text)
+                else:
+                    self._queue.append(_Text(name, text))
+                self._waiting += len(text)
+                if self._waiting >= TEXT_BYTES or ("\n" in text and self._may_send_now()):
+                    self._send()
+        finally:  # a send that was interrupted, or that had begun when a handler came here, may leave something
+            if self._queue:
+                self._ring()
 
     def emit(self, report: Report, body: Sequence[Buffer] | None = None) -> None:
         """Send one frame after everything that was written before; at once as long as frames are few."""
         if self._forked or self._gone:
             return
         buffers = wire.encode(report, body or ())
-        with self._lock:
-            self._queue.extend(list(map(_Bytes, buffers)))
-            self._waiting += len(buffers[0])
-            if body or self._waiting >= TEXT_BYTES or self._may_send_now():  # a body may change after this call
-                self._send()
-                return
-        self._ring()
+        try:
+            with self._lock:
+                self._queue.extend(list(map(_Bytes, buffers)))
+                self._waiting += len(buffers[0])
+                if body or self._waiting >= TEXT_BYTES or self._may_send_now():  # a body may change after this call
+                    self._send()
+        finally:
+            if self._queue:
+                self._ring()
 
     def flush(self) -> None:
         """Send what waits."""
@@ -196,7 +199,8 @@ class Channel:
     def _write(self, part: memoryview) -> None:
         parts = [part]
         if part.nbytes < _SMALL:
-            for item in tuple(islice(self._queue, 1, _MOST_PARTS)):
+            for place in range(1, min(len(self._queue), _MOST_PARTS)):  # no iterator: a handler may add to it
+                item = self._queue[place]
                 if type(item) is not _Bytes or item.view.nbytes >= _SMALL:
                     break
                 parts.append(item.view)
@@ -225,7 +229,12 @@ class Channel:
     def _ring(self) -> None:
         if not self._timer_runs:
             self._timer_runs = True
-            start_new_thread(self._run_timer, ())
+            try:
+                start_new_thread(self._run_timer, ())
+            except RuntimeError:  # a limit on threads: what waits goes at once
+                self._timer_runs = False
+                self.flush()
+                return
         if self._bell.locked():
             try:
                 self._bell.release()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _CO_COROUTINE = 0x80
+_TRIES = 10
 
 
 def attempt(function: Callable[..., T], *arguments: Any) -> tuple[T | None, Exception | None]:
@@ -32,6 +33,25 @@ def attempt_all(function: Callable[..., T], *arguments: Any) -> tuple[T | None, 
         return None, error
 
 
+def parse(code: str, filename: str) -> Module:
+    """The tree of a cell. Raises what `compile` does.
+
+    Python 3.11 keeps one count of the depth for all threads. Where the collector lets another thread parse in the
+    middle of this, it finds a wrong one and raises `SystemError`: then once more.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return _parse(code, filename)
+        except SystemError:
+            continue
+    return _parse(code, filename)
+
+
+def _parse(code: str, filename: str) -> Module:
+    tree: Module = compile(code, filename, "exec", PyCF_ONLY_AST | PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
+    return tree
+
+
 class Cell:
     """A cell's code, compiled: its statements, then the expression whose value it shows, if any.
 
@@ -39,7 +59,7 @@ class Cell:
     """
 
     def __init__(self, code: str, filename: str) -> None:
-        tree: Module = compile(code, filename, "exec", PyCF_ONLY_AST | PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
+        tree = parse(code, filename)
         last = tree.body[-1] if tree.body else None
         if not isinstance(last, Expr) or _is_silenced(code, last):
             last = None
@@ -88,13 +108,6 @@ def run_on_a_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
     with asyncio.Runner() as runner:
         return runner.run(coroutine)
-
-
-def remember_source(filename: str, code: str) -> None:
-    """Let tracebacks and `inspect` find the cell's lines."""
-    import linecache
-
-    linecache.cache[filename] = (len(code), None, code.splitlines(True), filename)
 
 
 def is_plain_exit(error: BaseException | None) -> bool:

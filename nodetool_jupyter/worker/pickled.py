@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections import ChainMap
 from io import BytesIO
-from types import FunctionType
+from types import CodeType, FunctionType
 
 from . import values
 from .execute import attempt
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 _ALIGNMENT = 64
 _APART_FROM_BYTES = 4096
 _MOST_JSON_ITEMS = 10_000
+_FILENAME = 10  # among the arguments of `CodeType`, in every version from 3.8
 
 
-def encode(name: str, value: object, *, max_bytes: int, by_value: bool = True) -> Encoded:
+def encode(
+    name: str, value: object, *, max_bytes: int, by_value: bool = True, files: set[str] | None = None
+) -> Encoded:
     """The fields of `frames.Value` (without `body`) and the buffers. Raises `CannotTravel`.
 
     `by_value`: functions and classes of the cell go along as code, which only the same version of Python reads.
+    `files` gets the file names that this code has.
 
     Plain values go as `values.encode` sends them. Buffers of a pickle are not copied, so the value must not
     change before they are sent; each is preceded by padding that keeps it aligned.
@@ -42,7 +47,7 @@ def encode(name: str, value: object, *, max_bytes: int, by_value: bool = True) -
         except CannotTravel as error:
             if "pickle" not in error.why:
                 raise
-    return values.finish(name, value, ("pickle", {}, _pickle(name, value, by_value)), max_bytes)
+    return values.finish(name, value, ("pickle", {}, _pickle(name, value, by_value, files)), max_bytes)
 
 
 def decode(value: Received) -> object:
@@ -59,18 +64,20 @@ def decode(value: Received) -> object:
     return pickle.loads(parts[0], buffers=parts[2::2])  # noqa: S301 - the caller's decision
 
 
-def encode_input(name: str, value: object, *, max_bytes: int, other_python: str = "") -> Encoded:
+def encode_input(
+    name: str, value: object, *, max_bytes: int, other_python: str = "", files: set[str] | None = None
+) -> Encoded:
     """An input on its way into a job: the fields of `frames.Value` (without `body`) and its buffers.
 
-    `other_python`: the job's version where its minor one is another; then only what `values` knows. Raises
-    `ValueCannotTravel` with the variable's name, type and size.
+    `other_python`: the job's version where its minor one is another; then only what `values` knows. `files` gets
+    the file names of code that goes along. Raises `ValueCannotTravel` with the variable's name, type and size.
     """
     from ..errors import ValueCannotTravel
 
     try:
         if other_python:
             return values.encode(name, value, max_bytes=max_bytes)
-        return encode(name, value, max_bytes=max_bytes)
+        return encode(name, value, max_bytes=max_bytes, files=files)
     except CannotTravel as error:
         why, remedy = error.why, error.remedy
         if other_python and "pickle" in why:
@@ -94,13 +101,26 @@ class _ByReference(pickle.Pickler):
         return NotImplemented
 
 
-def _dump(value: object, keep_inside: Callable[[pickle.PickleBuffer], bool], by_value: bool) -> memoryview:
+def _noting(base: Any, files: set[str]) -> Any:
+    """A cloudpickler that notes the file names of code; it keeps them, where others are all called <dynamic-code>."""
+
+    def reduce(code: CodeType) -> Any:
+        files.add(code.co_filename)
+        make, made_of = base.dispatch_table[CodeType](code)
+        return make, (*made_of[:_FILENAME], code.co_filename, *made_of[_FILENAME + 1 :])
+
+    return type("Noting", (base,), {"dispatch_table": ChainMap({CodeType: reduce}, base.dispatch_table)})
+
+
+def _dump(
+    value: object, keep_inside: Callable[[pickle.PickleBuffer], bool], by_value: bool, files: set[str] | None
+) -> memoryview:
     pickler: Any = _ByReference
     try:
         if by_value:
             import cloudpickle  # type: ignore[import-untyped]  # it has no types
 
-            pickler = cloudpickle.Pickler
+            pickler = cloudpickle.Pickler if files is None else _noting(cloudpickle.Pickler, files)
     except ImportError:
         pass
     target = BytesIO()
@@ -108,7 +128,7 @@ def _dump(value: object, keep_inside: Callable[[pickle.PickleBuffer], bool], by_
     return target.getbuffer()
 
 
-def _pickle(name: str, value: object, by_value: bool) -> list[Buffer]:
+def _pickle(name: str, value: object, by_value: bool, files: set[str] | None) -> list[Buffer]:
     kept: list[memoryview] = []
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
@@ -117,7 +137,7 @@ def _pickle(name: str, value: object, by_value: bool) -> list[Buffer]:
             kept.append(raw)
         return raw.nbytes < _APART_FROM_BYTES
 
-    data, error = attempt(_dump, value, keep_inside, by_value)
+    data, error = attempt(_dump, value, keep_inside, by_value, files)
     if isinstance(error, MemoryError):
         raise error
     if data is None:

@@ -12,10 +12,10 @@ import sys
 from _thread import start_new_thread
 from time import sleep
 
-from . import display, figures, logs, progress, shell
+from . import display, figures, logs, progress, shell, sources
 from .cell import run_cell
 from .current import Inside, claim_process, current
-from .execute import Cell, attempt_all, is_plain_exit, remember_source, run_on_a_loop
+from .execute import Cell, attempt_all, is_plain_exit, run_on_a_loop
 from .imports import when_imported
 from .inside import save_all
 from .streams import JobStream
@@ -113,7 +113,7 @@ def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
         main.__dict__[header["name"]] = unpack(header, body)
     inputs.clear()
     filename = run["filename"]
-    when_imported("linecache", lambda _: remember_source(filename, run["code"]))
+    when_imported("linecache", lambda _: sources.take({**run.get("sources", {}), filename: ("", run["code"])}))
     signal.signal(signal.SIGTERM, _terminate)
     cell = Cell(run["code"], filename)
     try:

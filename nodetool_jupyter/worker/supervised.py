@@ -214,6 +214,8 @@ class Supervised:
             used = self.group.usage()
             self._cpu_seconds = max(self._cpu_seconds, used.cpu_seconds if used else 0)
             self._evidence = self.group.evidence()
+            if self._evidence.oom_kills:  # else it says too much: files that were read count in it
+                self._peak = max(self._peak, self._evidence.peak_bytes)
             if not self.group.remove() and now < self._nobody_since + STRAYS_SECONDS:
                 self._next_look = now + _RETRY_SECONDS
                 return

@@ -7,6 +7,7 @@ import os
 import traceback
 
 from .execute import attempt, own_folder
+from .sources import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _format_frame(frame: FrameType, number: int) -> str:
     code = frame.f_code
     inside = "" if code.co_name == "<module>" else f" in {_CYAN}{code.co_qualname}{_PLAIN}"
     head = f"{place(code.co_filename)}, line {_GREEN}{number}{_PLAIN}{inside}"
-    context = 0 if os.path.isabs(code.co_filename) else _CONTEXT_LINES
+    context = 0 if is_file(code.co_filename) else _CONTEXT_LINES
     lines = []
     for near in range(max(1, number - context), number + context + 1):
         source = linecache.getline(code.co_filename, near, frame.f_globals).rstrip("\n")
@@ -111,8 +112,15 @@ def _format_frame(frame: FrameType, number: int) -> str:
     return "\n".join([head, *lines])
 
 
+def is_file(filename: str) -> bool:
+    """Whether code lies in a file, and not in a cell."""
+    return os.path.isabs(filename) and not name_of(filename)
+
+
 def place(filename: str) -> str:
     """A file for a person: `Cell`, `Cell In[3]` or `File ~/work.py`."""
+    if name := name_of(filename):
+        return name
     if os.path.isabs(filename):
         home = os.path.expanduser("~").rstrip("/") + "/"
         return "File " + (f"~/{filename[len(home) :]}" if len(home) > 1 and filename.startswith(home) else filename)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -170,6 +171,19 @@ def test_a_failed_cell_shows_the_jobs_traceback_and_then_the_cause(kernel: Kerne
     assert text.index("x / 0") < text.index("JobFailed")
     assert "site-packages" not in text
     assert "notebook/" not in text
+
+
+def test_a_function_of_another_cell_is_shown_as_that_cell_with_its_lines(kernel: Kernel, runner: str) -> None:
+    kernel.value("# a remark\ndef divide(n):\n    def inner():\n        return 1 / n\n    return inner()")
+    found = messages(kernel, f"%%nodetool -r {runner}\ndivide(0)")
+    (error,) = [message["content"] for message in found if message["msg_type"] == "error"]
+    text = re.sub(r"\x1b\[\d+m", "", "\n".join(error["traceback"]))
+    cells = re.findall(r"^Cell In\[(\d+)\], line (\d+)(?: in (.*))?$", text, re.MULTILINE)
+    assert [line for _, line, _ in cells] == ["2", "5", "4"]
+    assert cells[1][2] == "divide"
+    assert cells[0][0] != cells[1][0] == cells[2][0]
+    assert "----> 4         return 1 / n\n      5     return inner()" in text
+    assert "ipykernel_" not in text
 
 
 def test_a_refusal_is_one_sentence_in_the_notebook(kernel: Kernel) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from nodetool_jupyter.worker import cgroups
-from tests.components import require
+from tests.components import require_right
 from tests.runners.processes import Place, held_by_this_process
 
 
@@ -33,7 +33,7 @@ def checked_place(*, grouped: bool) -> Iterator[Place]:
     """A place, with the proof that it leaves nothing."""
     if grouped:
         how = "run as root, or where control groups are delegated to you"
-        require("Writable control groups for memory and pids", has_groups(), how)
+        require_right("Control groups for memory and pids", has_groups(), how)
     before = held_by_this_process()
     place = Place(grouped)
     yield place

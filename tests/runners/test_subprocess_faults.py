@@ -14,7 +14,7 @@ import pytest
 from nodetool_jupyter.errors import ProtocolError
 from nodetool_jupyter.events import Exit, Stream
 from nodetool_jupyter.frames import Raised, Ready, Report, Returned
-from nodetool_jupyter.jobs import CodeWork, JobRequest, ResourceLimits
+from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.runners.base import Parcel, Worker
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.worker import wire
@@ -283,85 +283,6 @@ def test_a_kill_from_outside_is_called_so(place: Place) -> None:
 
     found = place.run("import time\nprint('up', flush=True)\ntime.sleep(1000)", on_report=kill)
     assert (found.exit.cause, found.exit.signal, found.exit.sent) == ("killed", "SIGKILL", ())
-
-
-def test_memory_beyond_the_limit_ends_the_job_with_evidence(grouped: Place) -> None:
-    found = grouped.run("x = bytearray(400 << 20)", limits=ResourceLimits(memory_bytes=96 << 20))
-    assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
-    assert "peak" in found.exit.detail
-    assert found.isolation.held["memory_bytes"].startswith("cgroup")
-
-
-def test_a_child_killed_for_memory_is_known_though_the_leader_goes_on(grouped: Place) -> None:
-    code = "import os\nif os.fork() == 0:\n    x = bytearray(400 << 20)\n    os._exit(0)\nprint(os.wait()[1])"
-    found = grouped.run(code, limits=ResourceLimits(memory_bytes=96 << 20))
-    assert isinstance(found.terminal, Returned)
-    assert (found.exit.cause, found.exit.code) == ("out_of_memory", 0)
-
-
-def test_without_groups_one_process_gets_a_memory_error(plain: Place) -> None:
-    found = plain.run("x = bytearray(400 << 20)", limits=ResourceLimits(memory_bytes=128 << 20))
-    assert isinstance(found.terminal, Raised)
-    assert found.terminal.ename == "MemoryError"
-
-
-def test_without_groups_the_watch_ends_a_tree_that_uses_too_much(plain: Place) -> None:
-    code = """
-    import os, time
-    for _ in range(3):
-        if os.fork() == 0:
-            x = b"x" * (80 << 20)
-            time.sleep(1000)
-    time.sleep(1000)
-    """
-    found = plain.run(textwrap.dedent(code), limits=ResourceLimits(memory_bytes=160 << 20))
-    assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
-    assert "watch" in found.isolation.held["memory_bytes"]
-
-
-FORK_BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
-
-
-def test_a_fork_bomb_stays_within_its_limit_and_is_stopped(grouped: Place) -> None:
-    code = "print('ready', flush=True)\n" + FORK_BOMB
-    most = 0
-
-    def stop(worker: Worker, report: Report) -> None:
-        nonlocal most
-        most = max(most, getattr(report, "processes", 0))
-        if most > 40:
-            worker.stop(0.0)
-
-    found = grouped.run(code, on_report=stop, limits=ResourceLimits(pids=64))
-    assert 40 < most <= 64
-    assert "--pids-limit" in found.exit.detail
-
-
-def test_without_groups_the_watch_ends_a_fork_bomb(plain: Place) -> None:
-    code = "import os, time\nfor _ in range(400):\n    if os.fork() == 0:\n        time.sleep(1000)\ntime.sleep(1000)"
-    found = plain.run(code, limits=ResourceLimits(pids=50))
-    assert (found.exit.cause, found.exit.limit) == ("limit", "pids")
-
-
-@pytest.mark.parametrize("forks", [0, 3])
-def test_processor_time_is_limited_over_the_whole_tree(place: Place, forks: int) -> None:
-    code = f"import os\nfor _ in range({forks}):\n    if os.fork() == 0:\n        break\nwhile True:\n    pass"
-    found = place.run(code, limits=ResourceLimits(cpu_seconds=1))
-    assert (found.exit.cause, found.exit.limit) == ("limit", "cpu_seconds")
-    assert found.usage.cpu_seconds > 0.5  # the kernel counts a limit in ticks
-
-
-def test_a_file_that_grows_too_large_is_refused(place: Place) -> None:
-    code = "import os\nwith open(os.environ['TMPDIR'] + '/big', 'wb') as f:\n    f.write(bytes(1 << 20))"
-    found = place.run(code, limits=ResourceLimits(file_size_bytes=1 << 16))
-    assert isinstance(found.terminal, Raised)
-    assert "File too large" in found.terminal.evalue
-
-
-def test_too_many_open_files_are_refused(place: Place) -> None:
-    found = place.run("x = [open('/dev/null') for _ in range(100)]", limits=ResourceLimits(open_files=40))
-    assert isinstance(found.terminal, Raised)
-    assert "Too many open files" in found.terminal.evalue
 
 
 def test_50_mb_in_one_print_arrive_whole(place: Place) -> None:

@@ -131,6 +131,21 @@ def test_the_evidence_of_a_group_of_version_2_is_read(tmp_path: Path) -> None:
     assert group.usage() == cgroups.Usage(memory_bytes=2000, cpu_seconds=1.5)
 
 
+@pytest.mark.parametrize(("oom_kills", "peak_bytes"), [(1, 900), (0, 50)])
+def test_the_peak_of_a_death_for_memory_is_that_of_the_whole_group(
+    tmp_path: Path, oom_kills: int, peak_bytes: int
+) -> None:
+    group = cgroups.Group("nodetool-0-o-j", [cgroups.Hierarchy(2, frozenset({"memory"}), str(tmp_path))])
+    [folder] = tmp_path.iterdir()
+    (folder / "memory.events").write_text(f"oom_kill {oom_kills}\n")
+    (folder / "memory.peak").write_text("900\n")
+    made = Supervised("job", 1 << 22, group=group, watched={}, folder="/nowhere")
+    made.starting = False
+    made.leader_ended(1, peak_bytes=50, cpu_seconds=0.0, now=100.0)
+    made.tick(100.0, set)
+    assert made.receipt()["peak_memory_bytes"] == peak_bytes
+
+
 @pytest.mark.parametrize(
     ("own", "mounts", "folder"),
     [

@@ -23,7 +23,7 @@ from nodetool_jupyter.frames import Report, Returned
 from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.runners.base import Parcel, Worker, WorkerNotStarted
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
-from tests.components import require
+from tests.components import require, require_right
 from tests.runners.processes import HANG_GUARD_SECONDS, Place
 
 ROOT = Path(__file__).parents[2]
@@ -259,7 +259,8 @@ def everyones_folder() -> Iterator[Path]:
 
 
 def test_a_user_without_rights_gets_jobs_limits_and_stops_too(everyones_folder: Path) -> None:
-    setpriv = require("setpriv of util-linux", shutil.which("setpriv") if os.geteuid() == 0 else None, "run as root")
+    require_right("The right to become another user", os.geteuid() == 0, "run the tests as root")
+    setpriv = require("setpriv of util-linux", shutil.which("setpriv"), "apt-get install util-linux")
     become = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     python = require("An interpreter that everyone may run", _public_python(become), "make one outside of /root")
     program = f"""

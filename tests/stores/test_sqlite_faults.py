@@ -18,7 +18,7 @@ from nodetool_jupyter.errors import StorageFull, StoreBusy, StoreDamaged, StoreE
 from nodetool_jupyter.jobs import JobStatus
 from nodetool_jupyter.stores import mounts, sqlite_file
 from nodetool_jupyter.stores.sql import SqlStore
-from tests.components import require
+from tests.components import require_right
 from tests.stores.store_building import COMPLETED, RUNNING, new, prints, step, stored
 
 
@@ -323,7 +323,7 @@ def small_disk(tmp_path):
     point.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "ntj-small", point]
     mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    require("The right to mount", mounted, "run the tests as root")
+    require_right("The right to mount", mounted, "run the tests as root")
     yield point
     subprocess.run(["umount", "--lazy", point], check=True)
 

@@ -60,7 +60,7 @@ class Child:
         wire.write(self._end.fileno(), wire.encode(header, body))
 
     def give(self, name: str, value: object) -> None:
-        fields, buffers = encode_input(name, value, max_bytes=1 << 30)
+        fields, buffers = encode_input(name, value, max_bytes=1 << 30, files=set())
         self.send({"type": "value", **fields}, buffers)
 
     def run(self, code: str, *, outputs: Sequence[str] = (), **changes: Any) -> None:

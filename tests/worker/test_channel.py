@@ -4,8 +4,13 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 
 from nodetool_jupyter.events import LogUpdate, Stream
 from nodetool_jupyter.frames import Returned
@@ -13,6 +18,7 @@ from nodetool_jupyter.worker import wire
 from nodetool_jupyter.worker.channel import TEXT_BYTES, Channel
 from tests.worker.driving import Child, Ran
 
+HANG_GUARD_SECONDS = 60
 Run = Callable[..., Ran]
 Start = Callable[..., Child]
 
@@ -282,3 +288,94 @@ def test_an_interpreter_that_is_too_old_says_so(tmp_path: object) -> None:
     assert done.returncode == 1
     assert "needs CPython 9.9 or newer" in done.stderr
     assert os.path.basename(sys.executable) in done.stderr
+
+
+class Interrupted(deque):
+    """A channel's queue that is looked at in the moments in which a signal handler may run."""
+
+    def __init__(self, handler: Callable[[], None]) -> None:
+        super().__init__()
+        self._handler = handler
+        self._inside = False
+
+    def _interrupt(self) -> None:
+        if not self._inside:
+            self._inside = True
+            self._handler()
+
+    def __bool__(self) -> bool:
+        there = len(self) > 0
+        if not there and sys._getframe(1).f_code.co_name == "_send":
+            self._interrupt()
+        return there
+
+    def __iter__(self) -> Iterator[Any]:
+        found = super().__iter__()
+        self._interrupt()
+        return found
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, Channel]]:
+    mine, theirs = socket.socketpair()
+    mine.settimeout(HANG_GUARD_SECONDS)
+    with mine:
+        channel = Channel(theirs.detach())
+        yield mine, channel
+        channel.close()
+
+
+def received(end: socket.socket, characters: int) -> str:
+    """So much text, without anything else being done with the channel."""
+    parser, text = wire.Parser(max_body_bytes=0), ""
+    while len(text) < characters:
+        for header, _ in parser.feed(end.recv(1 << 16)):
+            text += json.loads(header)["text"]
+    return text
+
+
+def test_what_a_handler_prints_at_the_end_of_a_send_is_sent_too(ends: tuple[socket.socket, Channel]) -> None:
+    mine, channel = ends
+    channel._queue = Interrupted(lambda: channel.write("stdout", "handler\n"))
+    channel.write("stdout", "print\n")
+    assert received(mine, 14) == "print\nhandler\n"
+
+
+def test_what_a_handler_prints_while_a_send_looks_what_there_is_breaks_nothing(
+    ends: tuple[socket.socket, Channel],
+) -> None:
+    mine, channel = ends
+    channel._queue = Interrupted(lambda: channel.write("stderr", "handler\n"))
+    channel._timer_runs = True  # so that nobody sends in between
+    channel.write("stderr", "one")
+    channel.write("stdout", "two\n")
+    assert received(mine, 7).startswith("onetwo\n")
+
+
+def test_what_an_interrupt_keeps_from_being_sent_is_sent_by_itself(
+    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, channel = ends
+    write, interrupts = os.writev, [KeyboardInterrupt()]
+
+    def writev(fd: int, parts: Any) -> int:
+        if interrupts:
+            raise interrupts.pop()
+        return write(fd, parts)
+
+    monkeypatch.setattr(os, "writev", writev)
+    with pytest.raises(KeyboardInterrupt):
+        channel.write("stdout", "print\n")
+    assert received(mine, 6) == "print\n"
+
+
+def test_text_is_sent_at_once_where_no_thread_can_be_started(
+    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("nodetool_jupyter.worker.channel.start_new_thread", refuse)
+    mine, channel = ends
+    channel.write("stdout", "no line yet")
+    assert received(mine, 11) == "no line yet"

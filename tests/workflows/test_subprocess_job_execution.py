@@ -19,7 +19,8 @@ from nodetool_jupyter.events import AnyEvent, Display, Exit, Isolation, JobUpdat
 from nodetool_jupyter.jobs import CodeWork, Job, JobRequest, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.runners.base import Parcel
-from nodetool_jupyter.worker import tree
+from nodetool_jupyter.worker import cgroups, tree
+from tests.components import require_right
 
 HANG_GUARD_SECONDS = 60.0
 SLEEP = "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(0.01)"
@@ -170,6 +171,55 @@ def test_a_job_that_runs_out_of_memory_says_so_with_the_remedy(jobs: Jobs) -> No
     job, _ = jobs.run("x = bytearray(500 << 20)", limits=ResourceLimits(memory_bytes=100 << 20))
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.OUT_OF_MEMORY)
     assert "--memory 200m" in job.message
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "sentence"),
+    [
+        (
+            "x = [open('/dev/null') for _ in range(100)]",
+            ResourceLimits(open_files=64),
+            "The limit of 64 open files was reached. Rerun with Limits(open_files=128).",
+        ),
+        (
+            "import os\nwith open(os.environ['TMPDIR'] + '/big', 'wb') as f:\n    f.write(bytes(1 << 20))",
+            ResourceLimits(file_size_bytes=1 << 16),
+            "The limit of 64 KiB for a file was reached. Rerun with Limits(file_size_bytes=131072).",
+        ),
+    ],
+    ids=["open files", "file size"],
+)
+def test_an_error_that_a_limit_made_says_so_with_the_remedy(
+    jobs: Jobs, code: str, limits: ResourceLimits, sentence: str
+) -> None:
+    job, _ = jobs.run(code, limits=limits)
+    assert job.status is JobStatus.FAILED
+    assert job.message.startswith("OSError: [Errno ")
+    assert job.message.endswith(f". {sentence}")
+
+
+@pytest.mark.parametrize(
+    "more", ["os.fork() or time.sleep(99)", "threading.Thread(target=time.sleep, args=[99]).start()"]
+)
+def test_a_fork_or_a_thread_that_a_limit_refused_says_so_with_the_remedy(jobs: Jobs, more: str) -> None:
+    grouped = "pids" in cgroups.mechanisms(cgroups.find())
+    require_right("A control group for processes", grouped, "run as root, or where they are delegated to you")
+    code = f"import os, threading, time\nfor _ in range(40):\n    {more}"
+    job, _ = jobs.run(code, limits=ResourceLimits(pids=20))
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
+    assert "The limit of 20 processes and threads was reached" in job.message
+    assert "--pids-limit" in job.message
+
+
+def test_a_memory_error_under_a_limit_without_control_groups_says_so_with_the_remedy(settings: Settings) -> None:
+    from nodetool_jupyter.runners.subprocess import SubprocessRunner
+
+    with JobExecutionManager(settings, runners=[SubprocessRunner(use_cgroups=False)]) as manager:
+        limits = ResourceLimits(memory_bytes=128 << 20)
+        request = JobRequest(work=CodeWork("x = bytearray(400 << 20)"), runner="subprocess", limits=limits)
+        job = manager.wait(manager.submit(request, Parcel(environ=settings.environ)).id, timeout=HANG_GUARD_SECONDS)
+    assert job.reason is Reason.OUT_OF_MEMORY
+    assert job.message == "MemoryError. The limit of 128 MiB of memory was reached. Rerun with --memory 256m."
 
 
 def test_a_job_that_uses_up_its_processor_time_says_so(jobs: Jobs) -> None:
