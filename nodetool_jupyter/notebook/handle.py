@@ -137,6 +137,7 @@ class JobHandle:
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait for its end; raises `JobNotFinished` after `timeout` seconds."""
         self._job = self._manager.wait(self.id, timeout)
+        self._session.told(self.id)
         return self._job.status
 
     def exception(self, timeout: float | None = None) -> NodetoolError | None:
@@ -271,12 +272,14 @@ class JobHandle:
         )
 
     def __repr__(self) -> str:
-        return f"<JobHandle {self._line()}>"
+        return f"<JobHandle {self.line}>"
 
     def _repr_html_(self) -> str:
         return view_html(self.view(), stable=self._session.stable)
 
-    def _line(self) -> str:
+    @property
+    def line(self) -> str:
+        """How it goes or how it ended, on one line."""
         if self._session.stable:
             name = self._job.request.name or "cell"
             return f"{name} · {self._job.request.runner} · {self.status.value}"

@@ -87,11 +87,13 @@ def submit(session: Session, plan: Plan) -> Job:
     """Start it. An interrupt on the way leaves nothing running."""
     job_id = uuid4().hex
     try:
-        return session.manager.submit(plan.request, plan.parcel, job_id=job_id)
+        job = session.manager.submit(plan.request, plan.parcel, job_id=job_id)
     except KeyboardInterrupt:
         with contextlib.suppress(JobNotFound):
             session.manager.cancel(job_id)
         raise
+    session.started(job_id)
+    return job
 
 
 def launch_work(

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..config import SETTINGS
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, JobFailed, JobNotFound
 from ..jobs import Job, JobStatus
 from ..quantities import format_duration, format_size, parse_duration
 from ..view import view_text
@@ -113,17 +113,35 @@ def _attach(session: Session, words: list[str]) -> None:
 
 
 def _wait(session: Session, words: list[str]) -> None:
-    if words:
-        handles = [_one(session, "wait", words)]
-    else:
-        own = session.manager.find(owner=session.manager.owner.id, statuses=_OPEN, limit=10_000)
-        handles = [JobHandle(session, job) for job in reversed(own)]
+    if not words:
+        _wait_for_all(session)
+        return
+    handle = _one(session, "wait", words)
     with interruptible():
-        for handle in handles:
-            handle.wait()
+        handle.wait()
+    session.bind_ended()
+    finish(session, handle)
+
+
+def _wait_for_all(session: Session) -> None:
+    """Wait for every job of this kernel, say how each ended that nobody was told of, and raise the first failure."""
+    manager = session.manager
+    own = manager.find(owner=manager.owner.id, statuses=_OPEN, limit=10_000)
+    ids = dict.fromkeys([*session.untold, *(job.id for job in reversed(own))])
+    handles = []
+    with interruptible():
+        for job_id in ids:
+            try:
+                handles.append(JobHandle(session, manager.wait(job_id)))
+            except JobNotFound:  # pruned meanwhile
+                session.told(job_id)
     session.bind_ended()
     for handle in handles:
-        finish(session, handle)
+        print(handle.line)
+    errors = [handle.exception() for handle in handles]
+    for error in errors:
+        if isinstance(error, JobFailed):
+            raise error
 
 
 def _result(session: Session, words: list[str]) -> Any:
