@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..config import BY_NAME
+from ..config import BY_NAME, RUNNERS
 from .options import OPTIONS, VALUES
 from .session import Session
 
 _KEYS = ("%%nodetool", "%nodetool")
-_RUNNERS = ("threaded", "subprocess")
 VERBS = ("jobs", "status", "logs", "attach", "wait", "result", "cancel", "rerun", "config", "prune", "doctor")
 _OF_ONE_JOB = {"status", "logs", "attach", "wait", "result", "cancel", "rerun"}
 _LONG = {flag: flags[-1] for flags, _ in OPTIONS for flag in flags}
@@ -55,7 +54,7 @@ def _after_verb(session: Session, before: list[str], symbol: str) -> list[str]:
         return (
             list(BY_NAME)
             if len(before) == 1
-            else list(VALUES.get(f"--{before[1]}", _RUNNERS if before[1] == "runner" else ()))
+            else list(VALUES.get(f"--{before[1]}", RUNNERS if before[1] == "runner" else ()))
         )
     own = {"logs": ["-f"], "cancel": ["--all"], "prune": ["--older-than"]}.get(verb, [])
     jobs = _jobs(session) if verb in _OF_ONE_JOB and len(before) == 1 else []
@@ -74,7 +73,7 @@ def _option_or_value(session: Session, before: list[str], symbol: str) -> list[s
 
 def _values(session: Session, option: str) -> list[str]:
     known: dict[str, Callable[[], list[str]]] = {
-        "--runner": lambda: list(_RUNNERS),
+        "--runner": lambda: list(RUNNERS),
         "--in": lambda: [*VALUES["--in"], *_variables(session)],
         "--out": lambda: _variables(session),
         "--secret": lambda: sorted(session.settings().environ),

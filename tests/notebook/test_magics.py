@@ -100,6 +100,7 @@ def test_background_waits_at_the_end_of_its_cell_when_noninteractive(shell: Inte
         ("%nodetool status zz", "There is no job 'zz'."),
         ("%nodetool status -5", "There is no job '-5'."),
         ("%nodetool config nope 1", "There is no setting 'nope'."),
+        ("%nodetool config runner moon", "runner 'moon' is not one of threaded, subprocess, docker."),
         ("%nodetool config timeout soon", "timeout 'soon' is not a duration."),
         ("%nodetool prune --older-than then", "--older-than 'then' is not a duration."),
         ("%nodetool jobs now", "%nodetool jobs takes nothing more"),
@@ -214,6 +215,16 @@ def test_traitlets_are_defaults_too(shell: InteractiveShell) -> None:
     assert (request.runner, request.limits.wall_seconds) == ("subprocess", 10)
     run(shell, "%config NodetoolMagics.timeout = 'soon'")
     assert "c.NodetoolMagics.timeout = 'soon' is not a duration" in refused(shell, "%%nodetool\n1")
+
+
+def test_an_unknown_runner_is_refused_by_where_it_was_set(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = "is not one of threaded, subprocess, docker."
+    monkeypatch.setenv("NODETOOL_RUNNER", "moon")
+    assert refused(shell, "%%nodetool\n1") == f"Environment variable NODETOOL_RUNNER: 'moon' {known}"
+    run(shell, "%config NodetoolMagics.runner = 'mars'")
+    assert refused(shell, "%%nodetool\n1") == f"c.NodetoolMagics.runner = 'mars' {known}"
 
 
 def test_a_variable_set_in_the_notebook_applies_to_the_next_cell(
