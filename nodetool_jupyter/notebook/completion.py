@@ -26,7 +26,7 @@ _TAKES_VALUE = {flag for flags, settings in OPTIONS if "metavar" in settings for
 def install(shell: Any, session: Session) -> None:
     """Complete lines that begin with the magics: ours alone, without IPython's files and names."""
 
-    @context_matcher(identifier=_IDENTIFIER, priority=_BEFORE_OTHERS)
+    @context_matcher(identifier=_IDENTIFIER, priority=_BEFORE_OTHERS)  # type: ignore[untyped-decorator]  # IPython's
     def complete(context: CompletionContext) -> SimpleMatcherResult:
         line = context.text_until_cursor.lstrip()
         symbol = _WORD_END.split(line)[-1]
