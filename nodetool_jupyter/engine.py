@@ -88,7 +88,6 @@ class Engine:
         opened.register(owner)
         announce(owner)
         engine = cls(settings, owner, opened, runners, admission)
-        engine.warnings.extend(opened.warnings)
         engine.ledger.start()
         engine.loop.start()
         engine.loop.post(engine.loop.start_soon, Keeper(opened, owner).run)

@@ -72,7 +72,7 @@ def _after_verb(session: Session, before: list[str], symbol: str) -> list[str]:
             if len(before) == 1
             else list(VALUES.get(f"--{before[1]}", RUNNERS if before[1] == "runner" else ()))
         )
-    own = {"logs": ["-f"], "cancel": ["--all"], "prune": ["--older-than"]}.get(verb, [])
+    own = {"jobs": ["--label"], "logs": ["-f"], "cancel": ["--all"], "prune": ["--older-than"]}.get(verb, [])
     jobs = _jobs(session) if verb in _OF_ONE_JOB and len(before) == 1 else []
     return [*own, *jobs, *(_option_or_value(session, before, symbol) if verb == "rerun" and len(before) > 1 else [])]
 

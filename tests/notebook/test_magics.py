@@ -271,6 +271,16 @@ def test_verbs_look_after_jobs(shell: InteractiveShell, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "0 jobs are being cancelled.\n"
 
 
+def test_jobs_are_found_by_their_labels(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, line in (("one", "--label a=1 --label b=2"), ("two", "--label a=1"), ("three", "")):
+        run(shell, f"%%nodetool --name {name} {line}\n1")
+    capsys.readouterr()
+    for asked, found in (("--label a=1", "two one"), ("--label=a=1 --label b=2", "one"), ("--label a=2", "")):
+        run(shell, f"%nodetool jobs {asked}")
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == found.split()
+    assert "--label wants a name and a value" in refused(shell, "%nodetool jobs --label")
+
+
 def test_rerun_takes_options_and_the_variables_as_they_are_now(shell: InteractiveShell) -> None:
     run(shell, "n = 1")
     run(shell, "%%nodetool -r subprocess --out m\nm = n * 10")
