@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..config import usable_cpus
+from ..errors import InvalidRequest
 from ..jobs import JobRequest, Profile
 
 _PROFILE_MEMORY_BYTES = 4 << 30
@@ -22,6 +23,15 @@ WITHOUT_GROUPS = {
     "open_files": "RLIMIT_NOFILE",
     "file_size_bytes": "RLIMIT_FSIZE",
 }
+
+
+def check_cpus(cpus: float | None) -> None:
+    """Raises `InvalidRequest` for more processors than a process may use here."""
+    if cpus is not None and cpus > usable_cpus():
+        raise InvalidRequest(
+            f"--cpus {cpus:g} is more than this machine lets a process use, which is {usable_cpus()}. "
+            f"Take at most {usable_cpus()}. Nothing was started."
+        )
 
 
 @dataclass(frozen=True)

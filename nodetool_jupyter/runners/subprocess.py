@@ -21,7 +21,7 @@ from ..worker import cgroups, wire
 from ..worker.tree import JOB_VARIABLE
 from .base import Parcel, Worker, WorkerNotStarted
 from .process_exit import why_not_started
-from .process_limits import WITHOUT_GROUPS, Plan, plan
+from .process_limits import WITHOUT_GROUPS, Plan, check_cpus, plan
 from .process_python import interpreter
 from .process_streams import make_streams
 from .process_supervisor import SupervisorLink
@@ -58,6 +58,7 @@ class SubprocessRunner:
         if request.profile is Profile.UNTRUSTED:
             raise ProfileRefused("NT-S02", _NO_SANDBOX)
         interpreter(request.python)
+        check_cpus(request.limits.cpus)
         lacking = set(request.limits.asked()) - set(self._mechanisms(request))
         if lacking and not request.limits.best_effort:
             raise LimitNotHeld(lacking, self.name, "Run where control groups are writable, or use --runner docker")
@@ -72,9 +73,8 @@ class SubprocessRunner:
         return {**WITHOUT_GROUPS, **grouped}
 
     def _mechanisms(self, request: JobRequest) -> Mapping[str, str]:
-        """As `holds`, and a number of processors that the machine doesn't exceed anyway."""
-        cpus = request.limits.cpus
-        if cpus is not None and cpus >= usable_cpus() and "cpus" not in self._held:
+        """As `holds`, and as many processors as the machine has anyway."""
+        if request.limits.cpus == usable_cpus() and "cpus" not in self._held:
             return {**self._held, "cpus": f"the machine has {usable_cpus()}"}
         return self._held
 
