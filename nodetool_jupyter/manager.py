@@ -197,6 +197,10 @@ class JobExecutionManager:
             before=before,
         )
 
+    def end_lost(self) -> None:
+        """End the jobs of managers that died; it is done at the start, and every half a minute."""
+        self._running().keeper.end_lost()
+
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait for the end of a job. Raises `JobNotFinished` after `timeout` seconds, `JobNotFound`."""
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -59,6 +59,7 @@ def _none(verb: str, words: list[str]) -> None:
 def _jobs(session: Session, words: list[str]) -> None:
     wanted, rest = _labels(words)
     _none("jobs", rest)
+    session.manager.end_lost()
     jobs = session.manager.find(labels=wanted, limit=50)
     session.tell_warnings()
     if not jobs:
