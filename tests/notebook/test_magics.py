@@ -188,6 +188,14 @@ def test_output_beyond_the_limit_is_cut_and_says_where_the_rest_is(
     assert capsys.readouterr().out.count("\n") == 1000
 
 
+def test_the_log_has_whole_lines(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%%nodetool --progress none\nprint('\\x1b[31m' + 'x' * 25_000 + '\\x1b[0m')")
+    capsys.readouterr()
+    for line in ("%nodetool logs -1", "%nodetool logs -1 -f"):
+        run(shell, line)
+        assert capsys.readouterr().out.count("x") == 25_000
+
+
 def test_another_interpreter_runs_the_cell(shell: InteractiveShell, tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.symlink_to(os.path.realpath(sys.executable))
