@@ -108,7 +108,7 @@ for n in tqdm(range(2_000), desc="outer"):
         if "state" in m["content"].get("data", {}).get("state", {})
     ]
     assert states[-1]["status"] == "completed"
-    assert states[-1]["bars"][0]["amount"] == "100% · 2000/2000"
+    assert states[-1]["bars"][0]["amount"] == "100% · 2,000 of 2,000"
 
 
 def test_a_flood_of_lines_is_a_few_messages_with_every_line(kernel: Kernel, runner: str) -> None:
