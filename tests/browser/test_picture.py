@@ -37,7 +37,7 @@ def test_the_picture_of_a_job_at_work(notebook: Callable[..., Notebook], server:
     opened.command("application:toggle-left-area")
     opened.run(0)
     opened.start(1)
-    expect(opened.output(1)).to_contain_text("epoch 9")
+    expect(opened.output(1)).to_contain_text("epoch 7")
     inner = opened.output(1).get_by_role("progressbar", name="batches")
     expect(inner).to_have_attribute("aria-valuetext", re.compile(r"[4-8]\d%"))
     expect(opened.output(1).locator(".ntj-usage-text")).to_contain_text("of 512 MiB")
