@@ -159,13 +159,6 @@ def data_dir() -> Path:
     return Path(jupyter_data_dir())
 
 
-def runtime_dir() -> Path:
-    """Jupyter's runtime folder, private to the user."""
-    from jupyter_core.paths import jupyter_runtime_dir
-
-    return Path(jupyter_runtime_dir())
-
-
 _PASSED = re.compile(
     r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|"
     r"(?:https?|no|all|ftp)_proxy|(?:HTTPS?|NO|ALL|FTP)_PROXY|SSL_CERT_.*|REQUESTS_CA_BUNDLE|"
