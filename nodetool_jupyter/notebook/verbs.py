@@ -143,8 +143,8 @@ def _wait(session: Session, words: list[str]) -> None:
 def _wait_for_all(session: Session) -> None:
     """Wait for every job of this kernel, say how each ended that nobody was told of, and raise the first failure."""
     manager = session.manager
-    own = manager.find(owner=manager.owner.id, statuses=_OPEN, limit=10_000)
-    ids = dict.fromkeys([*session.untold, *(job.id for job in reversed(own))])
+    going_on = [job.id for job in reversed(manager.find(owner=manager.owner.id, statuses=_OPEN, limit=10_000))]
+    ids = dict.fromkeys([*session.untold, *going_on])
     handles = []
     with interruptible():
         for job_id in ids:
@@ -155,9 +155,9 @@ def _wait_for_all(session: Session) -> None:
     session.bind_ended()
     for handle in handles:
         print(handle.line)
-    errors = [handle.exception() for handle in handles]
-    for error in errors:
-        if isinstance(error, JobFailed):
+    errors = [(handle.exception(), handle.id in going_on) for handle in handles]
+    for error, was_going_on in errors:
+        if isinstance(error, JobFailed) or (error is not None and was_going_on):
             raise error
 
 

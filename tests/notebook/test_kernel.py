@@ -162,6 +162,15 @@ def test_wait_waits_for_background_jobs_and_fails_when_one_failed(kernel: Kernel
     assert kernel.run("%nodetool wait").error == "JobFailed"
 
 
+def test_wait_tells_of_a_background_job_that_had_ended_before(kernel: Kernel) -> None:
+    kernel.run("%%nodetool -r subprocess -b --name early\n1 / 0")
+    kernel.value("import time\nwhile not _job.done(): time.sleep(0.01)")
+    waited = kernel.run("%nodetool wait")
+    assert waited.error == "JobFailed"
+    assert "✘ early · subprocess · failed" in waited.text
+    assert kernel.value("%nodetool wait") == ""
+
+
 def test_a_failed_cell_shows_the_jobs_traceback_and_then_the_cause(kernel: Kernel, runner: str) -> None:
     found = messages(kernel, f"%%nodetool -r {runner}\nx = 1\nx / 0")
     (error,) = [message["content"] for message in found if message["msg_type"] == "error"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from nodetool_jupyter.errors import JobFailed
+from nodetool_jupyter.errors import JobCancelled, JobFailed
+from nodetool_jupyter.jobs import Job
 from nodetool_jupyter.notebook.session import current
 from tests.conftest import HANG_GUARD_SECONDS
 from tests.notebook.conftest import refused
@@ -40,6 +41,28 @@ def test_wait_tells_everything_once(shell: InteractiveShell, capsys: pytest.Capt
     capsys.readouterr()
     shell.run_cell("%nodetool wait").raise_error()
     assert capsys.readouterr().out == ""
+
+
+def test_a_job_that_is_cancelled_while_it_is_waited_for_fails_the_wait_and_one_of_before_does_not(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "import nodetool_jupyter as nt\nnt.run('import time; time.sleep(600)', runner='subprocess', name='long');"
+    shell.run_cell(long).raise_error()
+    manager = current().manager
+    manager.cancel(manager.resolve("-1").id)
+    manager.wait(manager.resolve("-1").id, HANG_GUARD_SECONDS)
+    capsys.readouterr()
+    shell.run_cell("%nodetool wait").raise_error()
+    assert capsys.readouterr().out == "long · subprocess · cancelled\n"
+
+    def cancelled_meanwhile(job_id: str, timeout: float | None = None) -> Job:
+        manager.cancel(job_id)
+        return wait(job_id, timeout)
+
+    wait = manager.wait
+    shell.run_cell(long).raise_error()
+    monkeypatch.setattr(manager, "wait", cancelled_meanwhile)
+    assert isinstance(shell.run_cell("%nodetool wait").error_in_exec, JobCancelled)
 
 
 def test_wait_takes_no_values_that_a_handle_was_to_have(shell: InteractiveShell) -> None:
