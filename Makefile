@@ -29,7 +29,7 @@ demo: $(STAMP)
 
 # Browser and PostgreSQL tests run when those are found, else they are skipped with a reason; with CI=true they must be there.
 test: $(STAMP)
-	@$(BIN)/python -m pytest --cov $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS) --cov
 
 e2e: $(STAMP)
 	@$(BIN)/python -m pytest tests/browser $(ARGS)

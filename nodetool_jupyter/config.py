@@ -15,6 +15,7 @@ from .jobs import JobRequest, Profile
 from .quantities import parse_count, parse_duration, parse_number, parse_size, parse_switch
 
 Parse = Callable[[str, str], Any]
+RUNNERS = ("threaded", "subprocess", "docker")
 
 
 def _text(text: str, what: str) -> str:
@@ -58,7 +59,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "runner",
         ("NODETOOL_RUNNER", "DEFAULT_EXECUTION_STRATEGY", "JOB_EXECUTION_STRATEGY"),
-        _text,
+        _one_of(*RUNNERS),
         "threaded",
         "where a cell runs",
     ),

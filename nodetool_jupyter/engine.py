@@ -72,6 +72,7 @@ class Engine:
         self.store = store
         self.loop = LoopThread("nodetool-manager")
         self.ledger = Ledger(store)
+        self.keeper = Keeper(store, owner)
         self.warnings: list[str] = []
         self._runners = runners
         self._admission = admission
@@ -95,10 +96,10 @@ class Engine:
         opened.register(owner)
         announce(owner)
         engine = cls(settings, owner, opened, runners, admission)
-        engine.warnings.extend(opened.warnings)
+        engine.keeper.end_lost()  # before anybody lists jobs
         engine.ledger.start()
         engine.loop.start()
-        engine.loop.post(engine.loop.start_soon, Keeper(opened, owner).run)
+        engine.loop.post(engine.loop.start_soon, engine.keeper.run)
         return engine
 
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:

@@ -65,7 +65,6 @@ class Raised(Struct, frozen=True, tag="raised", tag_field="type"):
     cancelled: bool = False
 
 
-Terminal = Returned | Raised
 Shown = Stream | Display | ClearOutput | NodeProgress | LogUpdate | Notification
 Report = Ready | Value | FilePart | Returned | Raised | Shown | UsageUpdate
 _FromChannel = Ready | Value | FilePart | Returned | Raised | Shown

@@ -31,12 +31,22 @@ class Keeper:
                 _log.warning("the job store could not be kept: %s", error)
             await anyio.sleep(HEARTBEAT_SECONDS)
 
+    def end_lost(self) -> None:
+        """End what the dead have left open. A store that can't take it now is asked again in the next round."""
+        try:
+            self._end_lost()
+        except StoreError as error:
+            _log.warning("jobs of dead managers could not be ended: %s", error)
+
     def round(self) -> None:
         """Say that this manager lives; end what the dead have left open, remove what they left lying."""
         if not self._store.heartbeat(self._owner.id):
             self._store.register(self._owner)
+        self._end_lost()
+        for sentence in sweep(self._store).left:
+            _log.info("left behind: %s", sentence)
+
+    def _end_lost(self) -> None:
         for dead in self._watch.dead(self._store.owners()):
             for job in claim_lost(self._store, dead):
                 _log.info("job %s was lost with its manager (process %d)", job.id, dead.pid)
-        for sentence in sweep(self._store).left:
-            _log.info("left behind: %s", sentence)

@@ -86,8 +86,10 @@ class JobExecutionManager:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about what was found at the start, for the person."""
-        return self._running().warnings
+        """Sentences for the person: about what was found at the start, and what can't be read."""
+        engine = self._running()
+        engine.warnings += [sentence for sentence in engine.store.warnings if sentence not in engine.warnings]
+        return engine.warnings
 
     def runner(self, name: str) -> Runner:
         """The runner of this name. Raises `InvalidRequest` that names the known ones."""
@@ -170,6 +172,8 @@ class JobExecutionManager:
             return jobs[back - 1]
         matches = self.store.find(user=self.owner.user, prefix=text, limit=6) if text else []
         exact = [job for job in matches if job.id == text]
+        if not matches and text:
+            return self.get(text)  # says what is wrong with a job that can't be read
         if len(matches) != 1 and not exact:
             raise JobNotFound(text, [job.id for job in matches])
         return (exact or matches)[0]
@@ -180,13 +184,24 @@ class JobExecutionManager:
         owner: str | None = None,
         statuses: Collection[JobStatus] | None = None,
         work_hash: str = "",
+        labels: Mapping[str, str] | None = None,
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
-        """This user's jobs, newest first."""
+        """This user's jobs, newest first; `labels`: all that they must have."""
         return self.store.find(
-            user=self.owner.user, owner=owner, statuses=statuses, work_hash=work_hash, limit=limit, before=before
+            user=self.owner.user,
+            owner=owner,
+            statuses=statuses,
+            work_hash=work_hash,
+            labels=labels,
+            limit=limit,
+            before=before,
         )
+
+    def end_lost(self) -> None:
+        """End the jobs of managers that died; it is done at the start, and every half a minute."""
+        self._running().keeper.end_lost()
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait for the end of a job. Raises `JobNotFinished` after `timeout` seconds, `JobNotFound`."""

@@ -7,6 +7,7 @@ import re
 
 from .errors import InvalidRequest
 
+LEAST_MEMORY_BYTES = 16 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -20,6 +21,16 @@ def parse_size(text: str, what: str = "size") -> int:
     if not 1 <= size < 2**63:
         raise InvalidRequest(f"{what} {text!r} is not a size. Write a number with k, m or g: 512m, 2g.")
     return int(size)
+
+
+def parse_memory(text: str, what: str = "memory") -> int:
+    """Bytes of memory for a job: as `parse_size`, and enough for Python to start."""
+    size = parse_size(text, what)
+    if size < LEAST_MEMORY_BYTES:
+        raise InvalidRequest(
+            f"{what} {text!r} is too little for Python to start. Give at least {size_option(LEAST_MEMORY_BYTES)}."
+        )
+    return size
 
 
 def parse_duration(text: str, what: str = "duration") -> float:

@@ -125,7 +125,8 @@ class Live(NotebookClient):
         """Say which cell begins, and at its end how its jobs ended."""
         if cell.cell_type == "code":
             first, *more = cell.source.splitlines() or [""]
-            self.terminal.say(f"\n[{cell_index + 1}/{len(self.nb.cells)}] {first}{' …' if more else ''}")
+            code = [n for n, one in enumerate(self.nb.cells) if one.cell_type == "code"]
+            self.terminal.say(f"\n[{code.index(cell_index) + 1}/{len(code)}] {first}{' …' if more else ''}")
         try:
             return await super().async_execute_cell(cell, cell_index, **options)
         finally:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from nodetool_jupyter.config import BY_NAME, SETTINGS, Settings, job_environment, usable_cpus
+from nodetool_jupyter.config import BY_NAME, RUNNERS, SETTINGS, Settings, job_environment, usable_cpus
 from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import Profile
 
@@ -24,7 +24,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "max_workflow_threads": ("7", 7),
     "database_url": ("sqlite:////tmp/x.sqlite", "sqlite:////tmp/x.sqlite"),
 }
-FREE_TEXT = {"env", "runner", "python", "database_url"}
+FREE_TEXT = {"env", "python", "database_url"}
 VARIABLES = [(setting.name, variable) for setting in SETTINGS for variable in setting.variables]
 
 
@@ -66,18 +66,18 @@ def test_an_empty_variable_is_one_that_is_not_set() -> None:
 
 def test_the_first_of_several_variables_wins() -> None:
     names = BY_NAME["runner"].variables
-    settings = Settings({name: f"runner{index}" for index, name in enumerate(names)})
+    settings = Settings(dict(zip(names, RUNNERS, strict=True)))
     assert names[0] == "NODETOOL_RUNNER"
-    assert settings["runner"] == "runner0"
+    assert settings["runner"] == RUNNERS[0]
 
 
 def test_the_kernels_choice_holds_over_traitlets_over_the_environment_over_the_default() -> None:
-    environ = {"NODETOOL_RUNNER": "b"}
-    assert Settings({})["runner"] == "threaded"
-    assert Settings(environ)["runner"] == "b"
-    assert Settings(environ, traits={"runner": "c"})["runner"] == "c"
-    settings = Settings(environ, traits={"runner": "c"}, chosen={"runner": "d"})
-    assert (settings["runner"], settings.origin("runner")) == ("d", "config")
+    environ = {"NODETOOL_PROGRESS": "text"}
+    assert Settings({})["progress"] == "auto"
+    assert Settings(environ)["progress"] == "text"
+    assert Settings(environ, traits={"progress": "card"})["progress"] == "card"
+    settings = Settings(environ, traits={"progress": "card"}, chosen={"progress": "none"})
+    assert (settings["progress"], settings.origin("progress")) == ("none", "config")
 
 
 def test_a_choice_that_cannot_be_read_changes_nothing() -> None:

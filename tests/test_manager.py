@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from nodetool_jupyter import events as ev
@@ -23,12 +22,8 @@ from nodetool_jupyter.errors import (
 )
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.frames import Raised, Returned, Value
-from nodetool_jupyter.jobs import CodeWork, Job, JobRequest, JobStatus, Reason, ResourceLimits
-from nodetool_jupyter.keeper import Keeper
+from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Reason, ResourceLimits
 from nodetool_jupyter.manager import JobExecutionManager
-from nodetool_jupyter.stores.base import Change
-from nodetool_jupyter.stores.memory import MemoryStore
-from nodetool_jupyter.stores.owners import this_process
 from nodetool_jupyter.testing import ScriptedRunner, Step, collect
 
 Start = Callable[..., JobExecutionManager]
@@ -370,36 +365,6 @@ def test_two_thousand_jobs_leave_no_thread_behind(start: Start) -> None:
     for job in jobs:
         manager.wait(job.id, 60)
     assert threading.active_count() <= before
-
-
-def test_the_jobs_of_a_manager_that_died_are_ended_as_lost(settings: Settings) -> None:
-    store = MemoryStore()
-    store.open()
-    dead = msgspec.structs.replace(this_process(settings.user), id="dead", start_ticks=1)
-    store.register(dead)
-    job = Job(id="left", user=settings.user, owner=dead.id, request=request(), created_at=1.0)
-    store.commit([Change(job, 0)])
-    with JobExecutionManager(settings, store=store, runners=[ScriptedRunner()]) as manager:
-        ended = manager.wait("left", 30)
-        assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.LOST)
-        assert [owner.id for owner in store.owners()] == [manager.owner.id]
-
-
-def test_a_job_of_another_living_manager_is_not_touched(settings: Settings) -> None:
-    store = MemoryStore()
-    store.open()
-    other = msgspec.structs.replace(this_process(settings.user), id="other")
-    store.register(other)
-    job = Job(id="theirs", user=settings.user, owner=other.id, request=request(), created_at=1.0)
-    store.commit([Change(job, 0)])
-    keeper = Keeper(store, this_process(settings.user))
-    keeper.round()
-    assert store.get("theirs") == job
-    with JobExecutionManager(settings, store=store, runners=[ScriptedRunner()]) as manager:
-        with pytest.raises(InvalidRequest, match="another kernel"):
-            manager.cancel("theirs")
-        with pytest.raises(JobNotFinished):
-            manager.wait("theirs", 0.01)
 
 
 class Loud(str):

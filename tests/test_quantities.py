@@ -104,3 +104,9 @@ def test_a_written_size_never_shows_a_number_that_has_a_unit_of_its_own(size: fl
 )
 def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert q.format_duration(seconds) == text
+
+
+def test_the_least_memory_is_named_as_the_option_takes_it() -> None:
+    with pytest.raises(InvalidRequest, match=r"--memory '1k' is too little for Python to start\. Give at least 16m\."):
+        q.parse_memory("1k", "--memory")
+    assert q.parse_memory("16m") == 16 << 20

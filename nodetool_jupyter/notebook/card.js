@@ -44,9 +44,13 @@ function clock(seconds) {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
+// As `left_text` of the view says it.
 function about(seconds) {
-  if (seconds < 1) return "almost done";
-  return `about ${seconds < 10 ? `${Math.ceil(seconds)} s` : clock(Math.round(seconds)).replace(".0 s", " s")} left`;
+  if (seconds < 1) return "less than 1 s left";
+  const [whole, total] = [Math.floor(seconds + 0.5), Math.floor(seconds / 60 + 0.5)];
+  if (whole < 60) return `about ${whole} s left`;
+  const [hours, minutes] = [Math.floor(total / 60), total % 60];
+  return `about ${[hours && `${hours} h`, minutes && `${minutes} min`].filter(Boolean).join(" ")} left`;
 }
 
 function button(parent, text, title, onClick) {
@@ -73,7 +77,7 @@ function drawBars(parent, bars, more) {
     label.style.setProperty("--ntj-depth", bar.depth);
     row.classList.toggle("ntj-closed", bar.closed);
     say(label, bar.label);
-    say(amount, [bar.amount, bar.note].filter(Boolean).join("  "));
+    say(amount, [bar.amount, bar.note].filter(Boolean).join(" · "));
     amount.title = amount.textContent;
     track.classList.toggle("ntj-endless", bar.fraction === null && !bar.closed);
     track.setAttribute("aria-label", bar.label || "progress");

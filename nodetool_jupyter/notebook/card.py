@@ -209,6 +209,7 @@ def card_state(view: View, now: float, *, waiting: bool) -> dict[str, Any]:
 
 def log_text(view: View) -> str:
     """The last lines of the log, and of `logging` below them."""
-    text = "\n".join(plain_text(view.tail).split("\n")[-_LOG_LINES:])[-_LOG_CHARACTERS:]
+    text = "\n".join(plain_text(view.tail).split("\n")[-_LOG_LINES:])
+    text = text if len(text) <= _LOG_CHARACTERS else f"… {text[-_LOG_CHARACTERS:]}"
     records = [f"{one.severity.upper()} {one.name}: {one.content}" for one in view.records[-20:]]
     return text if not records else f"{text.rstrip()}\n\nlogging:\n" + "\n".join(records)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-from ..config import BY_NAME
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+
+from ..config import BY_NAME, RUNNERS
+from ..errors import NodetoolError
 from .options import OPTIONS, VALUES
 from .session import Session
 
-_KEYS = ("%%nodetool", "%nodetool")
-_RUNNERS = ("threaded", "subprocess")
+_IDENTIFIER = "nodetool"
+_BEFORE_OTHERS = 1000.0
+_OURS = re.compile(r"%%?nodetool\s")
+_WORD_END = re.compile(r"[\s=,]")
 VERBS = ("jobs", "status", "logs", "attach", "wait", "result", "cancel", "rerun", "config", "prune", "doctor")
 _OF_ONE_JOB = {"status", "logs", "attach", "wait", "result", "cancel", "rerun"}
 _LONG = {flag: flags[-1] for flags, _ in OPTIONS for flag in flags}
@@ -18,21 +24,27 @@ _TAKES_VALUE = {flag for flags, settings in OPTIONS if "metavar" in settings for
 
 
 def install(shell: Any, session: Session) -> None:
-    """Complete lines that begin with the magics."""
+    """Complete lines that begin with the magics: ours alone, without IPython's files and names."""
 
-    def complete(shell: Any, event: Any) -> list[str]:
-        return candidates(session, event.line, event.symbol)
+    @context_matcher(identifier=_IDENTIFIER, priority=_BEFORE_OTHERS)  # type: ignore[untyped-decorator]  # IPython's
+    def complete(context: CompletionContext) -> SimpleMatcherResult:
+        line = context.text_until_cursor.lstrip()
+        symbol = _WORD_END.split(line)[-1]
+        ours = bool(_OURS.match(line)) and (context.cursor_line == 0 or not line.startswith("%%"))
+        found = candidates(session, line, symbol) if ours else []
+        completions = [SimpleCompletion(text=text, type="param") for text in found]
+        return {"completions": completions, "matched_fragment": symbol, "suppress": True}
 
-    for key in _KEYS:
-        shell.set_hook("complete_command", complete, str_key=key)
+    uninstall(shell)
+    shell.Completer.custom_matchers.append(complete)
 
 
 def uninstall(shell: Any) -> None:
     """Complete them no more."""
-    completers = getattr(shell, "Completer", None)
-    strings = getattr(getattr(completers, "custom_completers", None), "strs", {})
-    for key in _KEYS:
-        strings.pop(key, None)
+    completer = shell.Completer
+    completer.custom_matchers = [
+        each for each in completer.custom_matchers if getattr(each, "matcher_identifier", "") != _IDENTIFIER
+    ]
 
 
 def candidates(session: Session, line: str, symbol: str) -> list[str]:
@@ -43,7 +55,10 @@ def candidates(session: Session, line: str, symbol: str) -> list[str]:
         words = [word for word in words if word]
     magic, before = (words[0], words[1:]) if words else ("", [])
     complete = _after_verb if magic == "%nodetool" else _option_or_value
-    found = complete(session, before, symbol)
+    try:
+        found = complete(session, before, symbol)
+    except NodetoolError:  # a setting or a store that can't be used is no affair of the Tab key
+        found = []
     return sorted(word for word in found if word.startswith(symbol))
 
 
@@ -55,15 +70,18 @@ def _after_verb(session: Session, before: list[str], symbol: str) -> list[str]:
         return (
             list(BY_NAME)
             if len(before) == 1
-            else list(VALUES.get(f"--{before[1]}", _RUNNERS if before[1] == "runner" else ()))
+            else list(VALUES.get(f"--{before[1]}", RUNNERS if before[1] == "runner" else ()))
         )
-    own = {"logs": ["-f"], "cancel": ["--all"], "prune": ["--older-than"]}.get(verb, [])
+    own = {"jobs": ["--label"], "logs": ["-f"], "cancel": ["--all"], "prune": ["--older-than"]}.get(verb, [])
     jobs = _jobs(session) if verb in _OF_ONE_JOB and len(before) == 1 else []
     return [*own, *jobs, *(_option_or_value(session, before, symbol) if verb == "rerun" and len(before) > 1 else [])]
 
 
 def _option_or_value(session: Session, before: list[str], symbol: str) -> list[str]:
-    last = before[-1].removesuffix("=") if before else ""
+    last = before[-1] if before else ""
+    if last.endswith(","):  # in a list of names
+        last = last.partition("=")[0] if "=" in last else before[-2] if len(before) > 1 else ""
+    last = last.removesuffix("=")
     if last in _TAKES_VALUE and not symbol.startswith("-"):
         return _values(session, _LONG[last])
     given = {_LONG.get(word, word) for word in before}
@@ -74,7 +92,7 @@ def _option_or_value(session: Session, before: list[str], symbol: str) -> list[s
 
 def _values(session: Session, option: str) -> list[str]:
     known: dict[str, Callable[[], list[str]]] = {
-        "--runner": lambda: list(_RUNNERS),
+        "--runner": lambda: list(RUNNERS),
         "--in": lambda: [*VALUES["--in"], *_variables(session)],
         "--out": lambda: _variables(session),
         "--secret": lambda: sorted(session.settings().environ),

@@ -9,11 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import Refused
+from ..errors import InvalidRequest, NodetoolError, Refused
 from ..jobs import LIMIT_NAMES, CodeWork, JobRequest, Profile
 from ..runners.base import Runner
 
 if TYPE_CHECKING:
+    from ..manager import JobExecutionManager
     from .session import Session
 
 _PACKAGES = (
@@ -32,7 +33,12 @@ _GOOD_IPYKERNEL = (7, 4)
 
 def report(session: Session) -> str:
     """The whole report. Starts the manager, so that the store is really tried."""
-    return "\n".join([*_versions(), "", *_kernel(), "", *_store(session), "", *_runners(session)])
+    found = [*_versions(), "", *_kernel(), ""]
+    try:
+        manager = session.manager
+    except InvalidRequest as error:  # a setting that can't be read
+        return "\n".join([*found, f"! {error}"])
+    return "\n".join([*found, *_store(manager), "", *_runners(manager)])
 
 
 def _versions() -> Iterator[str]:
@@ -61,11 +67,14 @@ def _kernel() -> Iterator[str]:
         yield "ok buttons of a card work while its cell runs"
 
 
-def _store(session: Session) -> Iterator[str]:
-    manager = session.manager
+def _store(manager: JobExecutionManager) -> Iterator[str]:
     where = manager.settings.database_url
     yield f"jobs are kept in  {without_password(where) if where else 'memory (ENV=test), and are gone with it'}"
-    count = len(manager.find(limit=10_000))
+    try:
+        count = len(manager.find(limit=10_000))
+    except NodetoolError as error:
+        yield f"! No job can be run until this is mended: {error}"
+        return
     yield f"ok {count} jobs of {manager.owner.user} are there"
     for sentence in manager.warnings:
         yield f"! {sentence}"
@@ -78,8 +87,8 @@ def without_password(url: str) -> str:
     return f"{scheme}{found}{user.partition(':')[0]}:…@{place}" if at and ":" in user else url
 
 
-def _runners(session: Session) -> Iterator[str]:
-    for name, runner in session.manager.runners.items():
+def _runners(manager: JobExecutionManager) -> Iterator[str]:
+    for name, runner in manager.runners.items():
         try:
             runner.check(JobRequest(work=CodeWork("pass"), runner=name))
         except Refused as error:

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import InvalidRequest, JobCancelled, JobFailed, JobNotFinished, NodetoolError, OutputMissing
-from ..events import AnyEvent, Display, JobUpdate, Stream
+from ..events import AnyEvent, Display, JobUpdate, Notification, Stream
 from ..frames import Value
 from ..jobs import Job, JobStatus, ResourceLimits
-from ..quantities import parse_count, parse_duration, parse_number, parse_size
+from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size
 from ..view import View, begin, final_line, fold_all, settled, view_html
+from ..view.text import first_line
 from .hints import with_hint
 from .launch import launch_work, relaunch
 from .session import Session, current
 
 if TYPE_CHECKING:
     from ..manager import JobExecutionManager
+
+_TOO_LARGE = "NT-O03"
 
 
 def Limits(  # noqa: N802 - reads as the value it makes: limits=nt.Limits(memory="2g")
@@ -31,6 +34,7 @@ def Limits(  # noqa: N802 - reads as the value it makes: limits=nt.Limits(memory
     timeout: str | float | None = None,
     cpus: float | None = None,
     pids: int | None = None,
+    shm_size: str | int | None = None,
     best_effort: bool = False,
     **others: int | None,
 ) -> ResourceLimits:
@@ -44,10 +48,11 @@ def Limits(  # noqa: N802 - reads as the value it makes: limits=nt.Limits(memory
             f"There is no limit {sorted(unknown)[0]!r}. Take memory, timeout, cpus, pids or cpu_seconds."
         )
     return ResourceLimits(
-        memory_bytes=None if memory is None else parse_size(str(memory), "memory"),
+        memory_bytes=None if memory is None else parse_memory(str(memory), "memory"),
         wall_seconds=None if timeout is None else parse_duration(str(timeout), "timeout"),
         cpus=None if cpus is None else parse_number(str(cpus), "cpus"),
         pids=None if pids is None else parse_count(str(pids), "pids"),
+        shm_bytes=None if shm_size is None else parse_size(str(shm_size), "shm_size"),
         best_effort=best_effort,
         **{name: None if value is None else parse_count(str(value), name) for name, value in others.items()},
     )
@@ -135,6 +140,7 @@ class JobHandle:
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait for its end; raises `JobNotFinished` after `timeout` seconds."""
         self._job = self._manager.wait(self.id, timeout)
+        self._session.told(self.id)
         return self._job.status
 
     def exception(self, timeout: float | None = None) -> NodetoolError | None:
@@ -161,15 +167,15 @@ class JobHandle:
         if "" in self._values:
             return self._decode("")
         stored = self._last().result
-        if stored is None and self._showed_a_result():
+        events = self._manager.events(self.id)
+        if said := [event.content for event in events if isinstance(event, Notification) and event.code == _TOO_LARGE]:
+            raise OutputMissing(said[-1])
+        if stored is None and any(isinstance(event, Display) and event.result for event in events):
             raise OutputMissing(
                 f"The value of the last expression of job {self.id} is not here: it can't travel, "
                 "or its kernel is gone. Assign it to a variable and name that with --out."
             )
         return stored
-
-    def _showed_a_result(self) -> bool:
-        return any(isinstance(event, Display) and event.result for event in self._manager.events(self.id))
 
     def __await__(self) -> Generator[Any, None, Any]:
         yield from self._ended().__await__()
@@ -263,18 +269,21 @@ class JobHandle:
             return self._decode(name)
         if not self.done():
             raise JobNotFinished(self.id, self.status.value)
+        cause = f": {first_line(self.job.message)}" if self.status is JobStatus.FAILED else ""
         raise OutputMissing(
-            f"Job {self.id} has no output {name!r}. It is {self.status.value}; it brought back: "
-            f"{', '.join(self.outputs) or 'nothing'}."
+            f"Job {self.id} has no output {name!r}. It brought back: {', '.join(self.outputs) or 'nothing'}. "
+            f"It is {self.status.value}{cause or '.'}"
         )
 
     def __repr__(self) -> str:
-        return f"<JobHandle {self._line()}>"
+        return f"<JobHandle {self.line}>"
 
     def _repr_html_(self) -> str:
         return view_html(self.view(), stable=self._session.stable)
 
-    def _line(self) -> str:
+    @property
+    def line(self) -> str:
+        """How it goes or how it ended, on one line."""
         if self._session.stable:
             name = self._job.request.name or "cell"
             return f"{name} · {self._job.request.runner} · {self.status.value}"

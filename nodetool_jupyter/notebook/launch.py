@@ -17,7 +17,7 @@ from ..errors import InvalidRequest, JobNotFound
 from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits, checked
 from ..runners.base import Parcel
 from . import requests
-from .options import Options
+from .options import Options, is_name
 
 if TYPE_CHECKING:
     from .session import Session
@@ -85,11 +85,13 @@ def submit(session: Session, plan: Plan) -> Job:
     """Start it. An interrupt on the way leaves nothing running."""
     job_id = uuid4().hex
     try:
-        return session.manager.submit(plan.request, plan.parcel, job_id=job_id)
+        job = session.manager.submit(plan.request, plan.parcel, job_id=job_id)
     except KeyboardInterrupt:
         with contextlib.suppress(JobNotFound):
             session.manager.cancel(job_id)
         raise
+    session.started(job_id)
+    return job
 
 
 def launch_work(
@@ -130,8 +132,10 @@ def _work(
 ) -> tuple[str, str, dict[str, Any], str]:
     """Source, code after IPython's transform, the values that it finds, its name."""
     for name in inputs:
-        if not name.isidentifier() or name == _FUNCTION:
-            raise InvalidRequest(f"Input {name!r} is not a name that code can use. Take letters, digits and '_'.")
+        if not is_name(name) or name == _FUNCTION:
+            raise InvalidRequest(
+                f"Input {name!r} is not a name that code can use. Take letters, digits and '_', and no keyword."
+            )
     if isinstance(work, str):
         code = _transformed(session.shell, work) if session.shell is not None else ""
         return work, code if code != work else "", inputs, ""

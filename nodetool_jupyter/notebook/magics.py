@@ -69,7 +69,7 @@ class NodetoolMagics(Magics):
     def line(self, line: str) -> Any:
         """Look after jobs.
 
-        %nodetool jobs                        list them, newest first
+        %nodetool jobs [--label k=v]          list them, newest first
         %nodetool status ID                   everything about one
         %nodetool logs ID [-f]                what it wrote; -f goes on until it ends
         %nodetool attach ID                   show it here, and wait for it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import keyword
 import shlex
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from ..config import Settings
 from ..containers import ContainerOptions
 from ..errors import InvalidRequest
 from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
-from ..quantities import parse_count, parse_duration, parse_number, parse_size
+from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size
 from . import container_options
 
 T = TypeVar("T")
@@ -171,8 +172,10 @@ def resolve(given: Namespace, settings: Settings) -> Options:
     if progress not in VALUES["--progress"]:
         raise InvalidRequest(f"--progress {progress!r} is not one of {', '.join(VALUES['--progress'])}.")
     job = given.job or ""
-    if job and not job.isidentifier():
-        raise InvalidRequest(f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_'.")
+    if job and not is_name(job):
+        raise InvalidRequest(
+            f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
+        )
     timeout = given.timeout is None and settings["timeout"]
     asked = limits(given)
     runner = given.runner or settings["runner"]
@@ -214,7 +217,7 @@ def limits(given: Namespace) -> ResourceLimits:
     """The limits on the line."""
     return ResourceLimits(
         wall_seconds=_given(given.timeout, parse_duration, "--timeout"),
-        memory_bytes=_given(given.memory, parse_size, "--memory"),
+        memory_bytes=_given(given.memory, parse_memory, "--memory"),
         cpus=_given(given.cpus, parse_number, "--cpus"),
         pids=_given(given.pids_limit, parse_count, "--pids-limit"),
         shm_bytes=_given(given.shm_size, parse_size, "--shm-size"),
@@ -267,6 +270,11 @@ def _given(text: str | None, parse_text: Callable[[str, str], T], what: str) -> 
     return None if text is None else parse_text(text, what)
 
 
+def is_name(text: str) -> bool:
+    """Whether code can use it as a variable's name."""
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
 def _inputs(given: list[str] | None) -> tuple[str, ...] | str:
     if not given or given == [AUTO]:
         return AUTO
@@ -277,7 +285,7 @@ def _names(given: Iterable[str] | None, option: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for text in given or ():
         for name in text.replace(",", " ").split():
-            if not name.isidentifier():
+            if not is_name(name):
                 raise InvalidRequest(f"{option} {name!r} is not a variable's name. Write names with commas: a,b.")
             found[name] = None
     return tuple(found)

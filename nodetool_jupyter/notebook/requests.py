@@ -11,8 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from ..config import environment, job_environment
 from ..errors import InvalidRequest
 from ..frames import Value
@@ -165,8 +163,8 @@ def asked_environment(given: Iterable[str], files: Iterable[str]) -> dict[str, s
     found: dict[str, str] = {}
     environ = environment()
     for file in files:
-        for line in _lines(file):
-            name, value = _variable(line, environ, f"--env-file {file}: ")
+        for number, line in _lines(file):
+            name, value = _variable(line, environ, f"--env-file {file}, line {number}: ")
             found[name] = value
     for text in given:
         name, value = _variable(text, environ, "-e ")
@@ -174,13 +172,15 @@ def asked_environment(given: Iterable[str], files: Iterable[str]) -> dict[str, s
     return found
 
 
-def _lines(file: str) -> list[str]:
+def _lines(file: str) -> list[tuple[int, str]]:
+    """The lines that say something, each with its number."""
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InvalidRequest(f"--env-file {file!r} can't be read: {why}. Nothing was started.") from None
-    return [line.lstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = enumerate(text.splitlines(), 1)
+    return [(number, line.lstrip()) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _variable(text: str, environ: Mapping[str, str], where: str) -> tuple[str, str]:
@@ -205,8 +205,3 @@ def secret_values(names: Iterable[str], environ: Mapping[str, str]) -> dict[str,
                 f"Set it first, as with os.environ[{name!r}] = getpass.getpass(). Nothing was started."
             )
     return {name: environ[name] for name in names}
-
-
-def with_inputs(request: JobRequest, names: Iterable[str]) -> JobRequest:
-    """The request with the names that it sends."""
-    return msgspec.structs.replace(request, inputs=tuple(names))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .painter import Painter
 
 _FIXED_AT_START = {"thread_pool_size", "max_workflow_threads", "database_url", "env"}
+_MOST_UNTOLD = 10_000
 _lock = threading.RLock()
 _current: Session | None = None
 
@@ -49,6 +50,7 @@ class Session:
         self._manager: JobExecutionManager | None = None
         self._painter: Painter | None = None
         self._unbound: list[BringsBack] = []
+        self._untold: dict[str, None] = {}
         self._closed = False
         self._told = 0
 
@@ -107,6 +109,21 @@ class Session:
         for sentence in said[self._told :]:
             print(sentence, file=sys.stderr)
         self._told = len(said)
+
+    @property
+    def untold(self) -> list[str]:
+        """Ids of the jobs that were started here and of whose end nobody was told, oldest first."""
+        return list(self._untold)
+
+    def started(self, job_id: str) -> None:
+        """A job was started: somebody is to hear how it ends."""
+        self._untold[job_id] = None
+        if len(self._untold) > _MOST_UNTOLD:
+            del self._untold[next(iter(self._untold))]
+
+    def told(self, job_id: str) -> None:
+        """Somebody heard how it ended."""
+        self._untold.pop(job_id, None)
 
     def bind(self, handle: BringsBack) -> None:
         """Put what a job brings back into the notebook's variables, once it has ended, before the next cell."""

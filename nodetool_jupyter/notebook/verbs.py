@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..config import SETTINGS
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, JobFailed, JobNotFound
 from ..jobs import Job, JobStatus
 from ..quantities import format_duration, format_size, parse_duration
 from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
-from .options import changes, option_parser, parse, resolve
+from .options import changes, labels, option_parser, parse, resolve
 from .requests import asked_environment
 from .running import finish, present
 from .showing import interruptible, show, wait_in_cell
@@ -22,7 +22,6 @@ from .showing import interruptible, show, wait_in_cell
 if TYPE_CHECKING:
     from .session import Session
 
-_USAGE = "%nodetool"
 _OPEN = {status for status in JobStatus if not status.final}
 _ALL_OF_LOG = 1 << 62
 
@@ -58,10 +57,13 @@ def _none(verb: str, words: list[str]) -> None:
 
 
 def _jobs(session: Session, words: list[str]) -> None:
-    _none("jobs", words)
-    jobs = session.manager.find(limit=50)
+    wanted, rest = _labels(words)
+    _none("jobs", rest)
+    session.manager.end_lost()
+    jobs = session.manager.find(labels=wanted, limit=50)
+    session.tell_warnings()
     if not jobs:
-        print("No jobs yet. Put %%nodetool on top of a cell.")
+        print("No job has these labels." if wanted else "No jobs yet. Put %%nodetool on top of a cell.")
         return
     rows = [_row(job, stable=session.stable) for job in jobs]
     header = (
@@ -72,6 +74,21 @@ def _jobs(session: Session, words: list[str]) -> None:
     widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _labels(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What `--label k=v` asks for, and the words that are left."""
+    given, rest = [], []
+    following = iter(words)
+    for word in following:
+        option, _, text = word.partition("=")
+        if option != "--label":
+            rest.append(word)
+        elif text := text or next(following, ""):
+            given.append(text)
+        else:
+            raise InvalidRequest("--label wants a name and a value. Write --label name=value.")
+    return labels(given), rest
 
 
 def _row(job: Job, *, stable: bool) -> list[str]:
@@ -113,17 +130,35 @@ def _attach(session: Session, words: list[str]) -> None:
 
 
 def _wait(session: Session, words: list[str]) -> None:
-    if words:
-        handles = [_one(session, "wait", words)]
-    else:
-        own = session.manager.find(owner=session.manager.owner.id, statuses=_OPEN, limit=10_000)
-        handles = [JobHandle(session, job) for job in reversed(own)]
+    if not words:
+        _wait_for_all(session)
+        return
+    handle = _one(session, "wait", words)
     with interruptible():
-        for handle in handles:
-            handle.wait()
+        handle.wait()
+    session.bind_ended()
+    finish(session, handle)
+
+
+def _wait_for_all(session: Session) -> None:
+    """Wait for every job of this kernel, say how each ended that nobody was told of, and raise the first failure."""
+    manager = session.manager
+    going_on = [job.id for job in reversed(manager.find(owner=manager.owner.id, statuses=_OPEN, limit=10_000))]
+    ids = dict.fromkeys([*session.untold, *going_on])
+    handles = []
+    with interruptible():
+        for job_id in ids:
+            try:
+                handles.append(JobHandle(session, manager.wait(job_id)))
+            except JobNotFound:  # pruned meanwhile
+                session.told(job_id)
     session.bind_ended()
     for handle in handles:
-        finish(session, handle)
+        print(handle.line)
+    errors = [(handle.exception(), handle.id in going_on) for handle in handles]
+    for error, was_going_on in errors:
+        if isinstance(error, JobFailed) or (error is not None and was_going_on):
+            raise error
 
 
 def _result(session: Session, words: list[str]) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..config import usable_cpus
+from ..config import total_memory_bytes, usable_cpus
 from ..errors import InvalidRequest
 from ..jobs import JobRequest, Profile
 from ..quantities import format_size
@@ -93,7 +92,7 @@ def profile_limits(profile: Profile) -> dict[str, float]:
     if profile is Profile.TRUSTED:
         return {}
     cpus = usable_cpus()
-    memory_bytes = _machine_bytes()
+    memory_bytes = total_memory_bytes()
     if profile is Profile.UNTRUSTED:
         return {**_UNTRUSTED, "memory_bytes": min(_UNTRUSTED["memory_bytes"], memory_bytes)}
     limits: dict[str, float] = {
@@ -108,12 +107,13 @@ def profile_limits(profile: Profile) -> dict[str, float]:
 def check_machine(request: JobRequest) -> None:
     """Refuse what the machine doesn't have: such a limit would be none. Raises `InvalidRequest`."""
     memory_bytes, cpus = request.limits.memory_bytes, request.limits.cpus
-    if memory_bytes is not None and memory_bytes > _machine_bytes():
-        more, most = format_size(memory_bytes), format_size(_machine_bytes())
-        raise InvalidRequest(f"--memory {more} is more than the {most} of this machine. Ask for less.")
+    if memory_bytes is not None and memory_bytes > total_memory_bytes():
+        raise InvalidRequest(
+            f"--memory {format_size(memory_bytes)} is more than the {format_size(total_memory_bytes())} of this "
+            "machine. Ask for less. Nothing was started."
+        )
     if cpus is not None and cpus > usable_cpus():
-        raise InvalidRequest(f"--cpus {cpus:g} is more than the {usable_cpus()} of this machine. Ask for less.")
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        raise InvalidRequest(
+            f"--cpus {cpus:g} is more than this machine lets a process use, which is {usable_cpus()}. "
+            f"Take at most {usable_cpus()}. Nothing was started."
+        )

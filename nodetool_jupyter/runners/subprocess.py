@@ -56,8 +56,8 @@ class SubprocessRunner:
             raise RunnerUnavailable(self.name, f"it needs Linux, this is {sys.platform}", "Use --runner threaded")
         untrusted = request.profile is Profile.UNTRUSTED
         interpreter(request.python)
+        check_machine(request)
         if untrusted:
-            check_machine(request)
             sandbox_for(request)
         lacking = set(request.limits.asked()) - set(self._mechanisms(request))
         if lacking and (untrusted or not request.limits.best_effort):

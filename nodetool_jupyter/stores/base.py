@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -74,7 +74,7 @@ class JobStore(Protocol):
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Sentences for the person about what `open` had to do."""
+        """Sentences for the person about what `open` had to do, and what `find` had to leave out."""
         ...
 
     def commit(self, changes: Sequence[Change]) -> None:
@@ -98,10 +98,15 @@ class JobStore(Protocol):
         statuses: Collection[JobStatus] | None = None,
         prefix: str = "",
         work_hash: str = "",
+        labels: Mapping[str, str] | None = None,
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; `before` is a `created_at` to go on from. `prefix` begins the id."""
+        """Jobs, newest first; `before` is a `created_at` to go on from. `prefix` begins the id.
+
+        `labels`: all that a job must have. A job that can't be read is left out and said so in `warnings`;
+        `get` of it raises `StoreError`.
+        """
         ...
 
     def read(self, job_id: str, *, after: int = 0, limit: int = 10_000) -> list[AnyEvent]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -61,6 +61,7 @@ class MemoryStore:
         statuses: Collection[JobStatus] | None = None,
         prefix: str = "",
         work_hash: str = "",
+        labels: Mapping[str, str] | None = None,
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
@@ -74,6 +75,7 @@ class MemoryStore:
                 and (statuses is None or job.status in statuses)
                 and job.id.startswith(prefix)
                 and (not work_hash or job.request.work_hash == work_hash)
+                and (not labels or labels.items() <= job.request.labels.items())
                 and (before is None or job.created_at < before)
             ]
         return sorted(fitting, key=lambda job: (job.created_at, job.id), reverse=True)[: max(0, limit)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     select,
@@ -72,17 +73,23 @@ def lasting(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "work_hash": plain(job.request.work_hash),
         "request": encoded(job.request),
+        "labels": "".join(_label(name, value) for name, value in job.request.labels.items()),
     }
+
+
+def _label(name: str, value: str) -> str:
+    """A label as it stands in its column: JSON has no line break of its own, so one is found whole or not at all."""
+    return f"\n{encoded([name, value]).decode()}\n"
 
 
 def job_in(row: Iterable[Any]) -> Job:
     """The job of a row with every column of `jobs`, in order."""
-    id_, user, owner, status, created_at, _, version, last_seq, state, request = row
+    id_, user, owner, status, created_at, _, version, last_seq, state, request, _ = row
     try:
         changed = _state.decode(state)
         wanted = _request.decode(request)
         standing = JobStatus(status)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise StoreError(f"Job {id_} can't be read from the job store ({error}). Its row is damaged.") from None
     return Job(
         id=id_,
@@ -102,6 +109,17 @@ def job_in(row: Iterable[Any]) -> Job:
     )
 
 
+def jobs_in(rows: Iterable[Sequence[Any]]) -> tuple[list[Job], set[str]]:
+    """The jobs of several rows, and the ids of those that can't be read."""
+    found, unread = [], set()
+    for row in rows:
+        try:
+            found.append(job_in(row))
+        except StoreError:
+            unread.add(str(row[0]))
+    return found, unread
+
+
 def owner_row(owner: Owner) -> dict[str, Any]:
     """The columns of an owner."""
     values = msgspec.structs.asdict(owner)
@@ -115,6 +133,7 @@ def selection(
     statuses: Collection[JobStatus] | None,
     prefix: str,
     work_hash: str,
+    labels: Mapping[str, str] | None,
     limit: int,
     before: float | None,
 ) -> Select[Any]:
@@ -138,6 +157,9 @@ def selection(
         query = query.where(_if(not (open_only or work_hash or owner is not None), columns.user) == plain(user))
     if before is not None:
         query = query.where(columns.created_at < before)
+    for name, value in (labels or {}).items():
+        # neither LIKE, which SQLite takes for the same in upper case, nor a function that only one of the two has
+        query = query.where(func.replace(columns.labels, _label(name, value), "") != columns.labels)
     if prefix:
         start = plain(prefix)
         query = query.where(columns.id >= start, columns.id <= start + "\U0010ffff")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from .writing import Row
 
 
+_LEFT_OUT = (
+    "is left out of lists. Its row is damaged; other jobs are not affected.",
+    "are left out of lists. Their rows are damaged; other jobs are not affected.",
+)
+
+
 class SqlStore:
     """A `JobStore` behind a SQLAlchemy URL (`sqlite:///…`, `postgresql://…`).
 
@@ -35,10 +41,11 @@ class SqlStore:
         self._statements: Statements | None = None
         self._writer: Any = None
         self._in_doubt = False
+        self._unread: set[str] = set()
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What `open` had to do."""
+        """What `open` had to do, and what `find` had to leave out."""
         return tuple(self._database.warnings) if self._database is not None else ()
 
     def open(self) -> None:
@@ -98,18 +105,28 @@ class SqlStore:
         statuses: Collection[JobStatus] | None = None,
         prefix: str = "",
         work_hash: str = "",
+        labels: Mapping[str, str] | None = None,
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
         """Jobs, newest first; see `JobStore.find`."""
-        from .rows import job_in, selection
+        from .rows import jobs_in, selection
 
         query = selection(
-            user=user, owner=owner, statuses=statuses, prefix=prefix, work_hash=work_hash, limit=limit, before=before
+            user=user,
+            owner=owner,
+            statuses=statuses,
+            prefix=prefix,
+            work_hash=work_hash,
+            labels=labels,
+            limit=limit,
+            before=before,
         )
         with self._reading() as connection:
             rows = connection.execute(query).all()
-        return [job_in(row) for row in rows]
+        found, unread = jobs_in(rows)
+        self._say_unread(unread)
+        return found
 
     def read(self, job_id: str, *, after: int = 0, limit: int = 10_000) -> list[AnyEvent]:
         """Events above `after`, at most `limit`."""
@@ -174,6 +191,17 @@ class SqlStore:
                 cursor.execute(statements.delete_job, row)
                 gone += cursor.rowcount
         return gone
+
+    def _say_unread(self, job_ids: set[str]) -> None:
+        """Warn of rows that can't be read, of each once."""
+        with self._lock:
+            news = sorted(job_ids - self._unread)
+            self._unread.update(news)
+            if news and self._database is not None:
+                what = f"Job {news[0]}" if len(news) == 1 else f"{len(news)} jobs, among them {news[0]},"
+                self._database.warnings.append(
+                    f"{what} can't be read from the job store at {self._database.where} and {_LEFT_OUT[len(news) > 1]}"
+                )
 
     def _commit(self, rows: Sequence[Row]) -> None:
         from .writing import write

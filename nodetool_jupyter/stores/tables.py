@@ -25,7 +25,7 @@ from sqlalchemy import (
 from .. import __version__
 from ..errors import StoreError
 
-SCHEMA = 1
+SCHEMA = 2
 OPEN_ONLY = "status NOT IN ('completed', 'failed', 'cancelled')"
 HASHED_ONLY = "work_hash <> ''"
 CLOSED_ONLY = "status IN ('completed', 'failed', 'cancelled')"
@@ -48,6 +48,7 @@ jobs = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("state", LargeBinary, nullable=False),
     Column("request", LargeBinary, nullable=False),
+    Column("labels", _TEXT, nullable=False, server_default=text("''")),
 )
 Index("nodetool_jobs_by_time", jobs.c.created_at, jobs.c.id)
 Index("nodetool_jobs_by_user", jobs.c.user, jobs.c.created_at, jobs.c.id)

@@ -15,25 +15,28 @@ _TOKEN = re.compile(
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b\n]*\x1b?)?\Z")
 _SPECIAL = re.compile(r"[\r\b\x1b]")
 _MOST_UNFINISHED = 256
+_ESCAPES_OF_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class Lines(Struct, frozen=True):
     """Finished lines, and the one under the cursor as one cell per column, each with its colour codes.
 
-    `dropped` counts lines that went because there were too many. `colour` waits for the next cell,
-    `unfinished` is the beginning of an escape sequence whose rest has not come.
+    `dropped` counts lines that went because there were too many, `beyond` the characters to the right of the
+    last column that is kept. `colour` waits for the next cell, `unfinished` is the beginning of an escape
+    sequence whose rest has not come.
     """
 
     done: tuple[str, ...] = ()
     cells: tuple[str, ...] = ()
     column: int = 0
     dropped: int = 0
+    beyond: int = 0
     colour: str = ""
     unfinished: str = ""
 
 
-def write(lines: Lines, text: str, *, most_lines: int = MOST_LINES) -> Lines:
+def write(lines: Lines, text: str, *, most_lines: int = MOST_LINES, most_columns: int = MOST_COLUMNS) -> Lines:
     """The lines after more text. Cutting a text anywhere and writing the parts gives the same lines."""
     text = lines.unfinished + text
     found = _UNFINISHED.search(text)
@@ -44,10 +47,10 @@ def write(lines: Lines, text: str, *, most_lines: int = MOST_LINES) -> Lines:
     done: list[str] = []
     here = replace(lines, unfinished=unfinished)
     for segment in ended:
-        here = _write_segment(here, segment)
+        here = _write_segment(here, segment, most_columns)
         done.append(line_text(here))
-        here = replace(here, cells=(), column=0, colour="")
-    here = _write_segment(here, last)
+        here = replace(here, cells=(), column=0, colour="", beyond=0)
+    here = _write_segment(here, last, most_columns)
     if not done:
         return here
     kept = (*lines.done, *done)
@@ -56,8 +59,14 @@ def write(lines: Lines, text: str, *, most_lines: int = MOST_LINES) -> Lines:
 
 
 def line_text(lines: Lines) -> str:
-    """The line under the cursor."""
-    return "".join(lines.cells) + lines.colour
+    """The line under the cursor, with a mark where it was cut."""
+    text = "".join(lines.cells) + lines.colour
+    if not lines.beyond:
+        return text
+    what = "1 character more; %nodetool logs shows it"
+    if lines.beyond > 1:
+        what = f"{lines.beyond:,} characters more; %nodetool logs shows them"
+    return f"{text} … [{what}]"
 
 
 def plain_text(lines: Lines) -> str:
@@ -65,34 +74,36 @@ def plain_text(lines: Lines) -> str:
     return _ESCAPES.sub("", "\n".join((*lines.done, line_text(lines))))
 
 
-def _write_segment(lines: Lines, segment: str) -> Lines:
+def _write_segment(lines: Lines, segment: str, most_columns: int = MOST_COLUMNS) -> Lines:
     if not segment:
         return lines
-    cells, column, colour = list(lines.cells), lines.column, lines.colour
+    cells, column, colour, beyond = list(lines.cells), lines.column, lines.colour, lines.beyond
     for piece in [segment] if not _SPECIAL.search(segment) else _TOKEN.findall(segment):
         if piece == "\r":
             column = 0
         elif piece == "\b":
             column = max(0, column - 1)
         elif piece[0] != "\x1b":
-            column, colour = _put(cells, column, colour, piece), ""
+            column, colour = _put(cells, column, colour, piece, most_columns), ""
+            beyond = max(beyond, column - most_columns)
         elif piece.endswith("m") and piece[1] == "[":
             colour += piece
         elif piece.endswith("K") and piece[1] == "[":
             _erase(cells, column, piece[2:-1])
-    return replace(lines, cells=tuple(cells), column=column, colour=colour)
+            beyond = {"1": beyond, "2": 0}.get(piece[2:-1], min(beyond, max(0, column - most_columns)))
+    return replace(lines, cells=tuple(cells), column=column, colour=colour, beyond=beyond)
 
 
-def _put(cells: list[str], column: int, colour: str, text: str) -> int:
-    """Write over the cells from `column`; the column behind. What is too far right is lost."""
-    if column > len(cells):
+def _put(cells: list[str], column: int, colour: str, text: str, most_columns: int) -> int:
+    """Write over the cells from `column`; the column behind. What is too far right is not kept."""
+    if len(cells) < column < most_columns:
         cells.extend(" " * (column - len(cells)))
-    room = MOST_COLUMNS - column
+    room = most_columns - column
     if room > 0:
         new = list(text[:room])
         new[0] = colour + new[0]
         cells[column : column + len(new)] = new
-    return min(MOST_COLUMNS, column + len(text))
+    return column + len(text)
 
 
 def _erase(cells: list[str], column: int, mode: str) -> None:
@@ -121,5 +132,10 @@ def _squash_line(line: str) -> str:
 
 
 def settled(text: str) -> str:
-    """A whole text as a terminal leaves it, without colours; a line in which the cursor never moves is never cut."""
-    return "\n".join(plain_text(write(Lines(), line)) if _SPECIAL.search(line) else line for line in text.split("\n"))
+    """A whole text as a terminal leaves it, without colours; no line is cut."""
+    return "\n".join(_settled_line(line) if _SPECIAL.search(line) else line for line in text.split("\n"))
+
+
+def _settled_line(line: str) -> str:
+    line = _ESCAPES_OF_COLOUR.sub("", line).rstrip("\r")
+    return plain_text(write(Lines(), line, most_columns=len(line))) if _SPECIAL.search(line) else line

@@ -13,7 +13,7 @@ _S = JobStatus
 MARKS = {_S.COMPLETED: "✔", _S.FAILED: "✘", _S.CANCELLED: "■", _S.QUEUED: "○"}
 _BAR_COLUMNS = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_FACTORS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
+_FACTORS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def title(view: View, *, stable: bool = False) -> str:
@@ -57,7 +57,7 @@ def status_line(view: View, now: float, *, columns: int = 0) -> str:
     parts = [f"{MARKS.get(view.status, '●')} {title(view)}", view.runner, view.status.value]
     bar = next((bar for bar in view.bars if not bar.closed), None)
     if bar is not None:
-        parts.append(" ".join(filter(None, [bar.label, amount(bar), bar.note])))
+        parts += filter(None, [" ".join(filter(None, [bar.label, amount(bar)])), bar.note])
     parts += times(view, now)
     if usage := usage_text(view):
         parts.append(usage)
@@ -69,34 +69,45 @@ def times(view: View, now: float) -> list[str]:
     """Elapsed time and, where it is known, what is left."""
     elapsed, left = elapsed_seconds(view, now), remaining_seconds(view, now)
     found = [format_duration(elapsed)] if elapsed is not None else []
-    return [*found, f"about {format_duration(left)} left"] if left is not None else found
+    return [*found, left_text(left)] if left is not None else found
+
+
+def left_text(seconds: float) -> str:
+    """What is left, as roughly as it is known: "about 12 s left"; `about` in card.js says the same."""
+    if seconds < 1:
+        return "less than 1 s left"
+    if (whole := int(seconds + 0.5)) < 60:
+        return f"about {whole} s left"
+    hours, minutes = divmod(int(seconds / 60 + 0.5), 60)
+    if not hours:
+        return f"about {minutes} min left"
+    return f"about {hours} h {minutes} min left" if minutes else f"about {hours} h left"
 
 
 def bar_lines(view: View) -> list[str]:
     """Each bar on a line of its own, inner ones to the right."""
     width = max((len(bar.label) + 2 * bar.depth for bar in view.bars), default=0)
     lines = [
-        f"{'  ' * bar.depth + bar.label:<{width}}  {_drawn(bar)}  {amount(bar)}  {bar.note}".strip()
+        f"{'  ' * bar.depth + bar.label:<{width}}  {_drawn(bar)}  {amount(bar)}{bar.note and f' · {bar.note}'}".strip()
         for bar in view.bars
     ]
     return [*lines, "… and more bars"] if view.more_bars else lines
 
 
 def amount(bar: Bar) -> str:
-    """`45 % · 9/20 files`, or `9 files` where the total is not known."""
+    """`45% · 9 of 20 files`, or `9 files` where the total is not known."""
     unit = f" {bar.unit}" if bar.unit and bar.unit != "it" else ""
     if bar.total is None or bar.fraction is None:
         return f"{number(bar.progress)}{unit}"
-    return f"{bar.fraction:.0%} · {number(bar.progress)}/{number(bar.total)}{unit}"
+    return f"{bar.fraction:.0%} · {number(bar.progress)} of {number(bar.total)}{unit}"
 
 
 def number(value: float) -> str:
-    """A count for a person: `950`, `12.5k`, `3.2M`."""
+    """A count for a person: `950`, `12,500`, `3.2M`."""
     for factor, letter in _FACTORS:
         if abs(value) >= factor:
-            scaled = value / (1e3 if letter == "k" else factor)
-            return f"{scaled:.1f}".removesuffix(".0") + letter
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+            return f"{value / factor:.1f}".removesuffix(".0") + letter
+    return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 _BOUNDARY_FACTS = ("uid", "network", "seccomp")

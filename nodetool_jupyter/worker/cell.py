@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .execute import Cell, attempt
+from .values import TooLarge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ def run_cell(cell: Cell, namespace: dict[str, Any], *, outputs: Sequence[str], i
         if name not in namespace:
             raise OutputNotDefined(name)
         inside.outlet.emit(*inside.pack(name, namespace[name]))
-    packed, _ = attempt(inside.pack, "", value) if value is not None else (None, None)
+    packed, error = attempt(inside.pack, "", value) if value is not None else (None, None)
     if packed is not None:
         inside.outlet.emit(*packed)
+    elif isinstance(error, TooLarge):
+        inside.outlet.emit({"type": "notification", "content": str(error), "severity": "warning", "code": "NT-O03"})
 
 
 def _show(value: object, inside: Inside, bundle: Callable[[object], Bundle]) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pickle
 import sys
+from _io import _IOBase
 from collections import ChainMap
-from io import BytesIO
+from io import BytesIO, StringIO
 from types import CodeType, FunctionType
 
 from . import values
@@ -90,10 +91,22 @@ def encode_input(
         raise ValueCannotTravel(name, error.type_name, error.size, why, remedy) from None
 
 
+class _OpenFile(Exception):
+    """An open file, which cloudpickle would turn into a text in memory."""
+
+
+def _refuse_file(thing: object) -> None:
+    if isinstance(thing, _IOBase) and not isinstance(thing, BytesIO | StringIO):
+        if thing is sys.stdout or thing is sys.stderr:  # they go by name
+            return
+        raise _OpenFile(type(thing).__qualname__)
+
+
 class _ByReference(pickle.Pickler):
     """Refuses what the other side could not look up, instead of leaving that to the other side."""
 
     def reducer_override(self, thing: Any) -> Any:
+        _refuse_file(thing)
         if isinstance(thing, type | FunctionType) and thing.__module__ == "__main__":
             raise pickle.PicklingError(
                 f"{thing.__qualname__} is defined in the cell, and {sys.executable} can't send code"
@@ -112,15 +125,30 @@ def _noting(base: Any, files: set[str]) -> Any:
     return type("Noting", (base,), {"dispatch_table": ChainMap({CodeType: reduce}, base.dispatch_table)})
 
 
+_by_value: list[Any] = []
+
+
+def _pickler_by_value() -> Any:
+    """cloudpickle's, which sends code along, but for open files. Raises `ImportError`."""
+    if not _by_value:
+        import cloudpickle  # type: ignore[import-untyped]  # it has no types
+
+        class ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # the same
+            def reducer_override(self, thing: Any) -> Any:
+                _refuse_file(thing)
+                return super().reducer_override(thing)
+
+        _by_value.append(ByValue)
+    return _by_value[0]
+
+
 def _dump(
     value: object, keep_inside: Callable[[pickle.PickleBuffer], bool], by_value: bool, files: set[str] | None
 ) -> memoryview:
     pickler: Any = _ByReference
     try:
         if by_value:
-            import cloudpickle  # type: ignore[import-untyped]  # it has no types
-
-            pickler = cloudpickle.Pickler if files is None else _noting(cloudpickle.Pickler, files)
+            pickler = _pickler_by_value() if files is None else _noting(_pickler_by_value(), files)
     except ImportError:
         pass
     target = BytesIO()
@@ -140,6 +168,9 @@ def _pickle(name: str, value: object, by_value: bool, files: set[str] | None) ->
     data, error = attempt(_dump, value, keep_inside, by_value, files)
     if isinstance(error, MemoryError):
         raise error
+    if isinstance(error, _OpenFile):
+        why = f"an open file ({error}) stays in its own process"
+        raise CannotTravel(name, value, why, "Use its path instead, and open it where it is read") from None
     if data is None:
         why = f"it can't be pickled ({type(error).__name__}: {error})"
         if isinstance(error, RecursionError):

@@ -46,6 +46,10 @@ class CannotTravel(TypeError):
         )
 
 
+class TooLarge(CannotTravel):
+    """A value of more bytes than may travel."""
+
+
 class BadValue(ValueError):
     """Bytes that are not what they are said to be."""
 
@@ -92,7 +96,7 @@ def finish(name: str, value: object, found: tuple[str, Fields, list[Buffer]], ma
     kind, meta, buffers = found
     sizes = [memoryview(buffer).nbytes for buffer in buffers]
     if sum(sizes) > max_bytes:
-        raise CannotTravel(
+        raise TooLarge(
             name,
             value,
             f"{size_text(sum(sizes))} is more than the {size_text(max_bytes)} that a value may have",

@@ -176,6 +176,12 @@ class Notebook:
         self.page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
 
 
+def use_theme(page: Page, theme: str) -> None:
+    """Change the page's theme; the server remembers it for the pages that follow."""
+    page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+
+
 def _document(cells: Sequence[str]) -> dict[str, object]:
     empty = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
     return {

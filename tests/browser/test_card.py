@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from nodetool_jupyter.jobs import JobStatus
-from nodetool_jupyter.view.text import MARKS
-from tests.browser.jupyter import Notebook
+from nodetool_jupyter.view.text import MARKS, left_text
+from tests.browser.jupyter import Notebook, use_theme
 
 LOAD = "%load_ext nodetool_jupyter"
 LONG = """
@@ -188,6 +189,15 @@ def test_the_card_is_used_from_the_keyboard(ready: Callable[..., Notebook]) -> N
     expect(folded(opened, 1, "cancelled")).to_be_visible()
 
 
+def test_the_page_says_what_is_left_as_text_does(page: Page) -> None:
+    script = files("nodetool_jupyter.notebook").joinpath("card.js").read_text()
+    about = re.search(r"function about\(.*?\n}\n", script, re.S)
+    assert about
+    seconds = [0, 0.99, 1, 1.5, 12.3, 59.4, 59.5, 89, 90, 185, 3569, 3570, 3600, 7140, 7200, 100_000]
+    said = page.evaluate(f"seconds => {{ {about[0]} return seconds.map(about); }}", seconds)
+    assert said == [left_text(each) for each in seconds]
+
+
 CONTRAST = """
 card => {
   const parse = text => {
@@ -224,8 +234,7 @@ def test_the_card_can_be_read_in_every_theme(
     ready: Callable[..., Notebook], page: Page, shoot: Callable[..., Path], theme: str
 ) -> None:
     opened = ready(job(LONG, "--memory 1g --name readable"))
-    page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
-    page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+    use_theme(page, theme)
     opened.start(1)
     expect(card(opened, 1).locator(".ntj-usage-text")).to_contain_text("MiB")
     shoot()

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SCREENSHOTS
-from tests.browser.jupyter import Notebook, Server
+from tests.browser.jupyter import Notebook, Server, use_theme
 
 TRAIN = """
 %%nodetool --runner subprocess --memory 512m --timeout 10m --name train --out weights
@@ -33,10 +33,11 @@ def test_the_picture_of_a_job_at_work(notebook: Callable[..., Notebook], server:
         pytest.skip("one picture is enough; it shows JupyterLab")
     page.set_viewport_size({"width": 1000, "height": 680})
     opened = notebook(["%load_ext nodetool_jupyter", TRAIN.strip()])
+    use_theme(page, "JupyterLab Light")
     opened.command("application:toggle-left-area")
     opened.run(0)
     opened.start(1)
-    expect(opened.output(1)).to_contain_text("epoch 9")
+    expect(opened.output(1)).to_contain_text("epoch 7")
     inner = opened.output(1).get_by_role("progressbar", name="batches")
     expect(inner).to_have_attribute("aria-valuetext", re.compile(r"[4-8]\d%"))
     expect(opened.output(1).locator(".ntj-usage-text")).to_contain_text("of 512 MiB")

@@ -96,7 +96,7 @@ def test_the_state_holds_all_that_is_shown() -> None:
         2.0,
     )
     assert state["bars"] == [
-        {"label": "files", "amount": "25% · 5/20", "note": "", "fraction": 0.25, "depth": 0, "closed": False}
+        {"label": "files", "amount": "25% · 5 of 20", "note": "", "fraction": 0.25, "depth": 0, "closed": False}
     ]
     assert state["usage"] == "1 GiB of 2 GiB, 2.0 s CPU"
     assert state["memory_limit"] == 2 << 30

@@ -97,6 +97,23 @@ def test_a_value_that_can_not_come_back_is_not_taken_for_none(plain_session: Ses
         job.result(GUARD)
 
 
+def test_a_value_that_is_too_large_is_said_and_names_the_option(plain_session: Session) -> None:
+    job = run("'x' * 5_000", runner="subprocess", max_transfer_bytes=1000)
+    with pytest.raises(OutputMissing, match=r"The value of the last expression \(str, .* raise --max-transfer"):
+        job.result(GUARD)
+    assert [note.code for note in job.view().notes] == ["NT-O03"]
+    job = run("y = 'x' * 5_000", runner="subprocess", outputs=["y"], max_transfer_bytes=1000)
+    job.wait(GUARD)
+    with pytest.raises(OutputMissing, match=r"no output 'y'.* raise --max-transfer"):
+        _ = job.outputs["y"]
+
+
+def test_an_open_file_is_refused_before_the_start(plain_session: Session) -> None:
+    with open(__file__) as file, pytest.raises(ValueCannotTravel, match=r"Variable 'log' \(_io\.TextIOWrapper"):
+        run("log", runner="subprocess", inputs={"log": file})
+    assert plain_session.manager.find() == []
+
+
 def test_what_can_not_travel_is_refused(plain_session: Session) -> None:
     with pytest.raises(ValueCannotTravel, match="Variable 'lock'"):
         run("lock", runner="subprocess", inputs={"lock": threading.Lock()})
@@ -108,6 +125,7 @@ def test_what_can_not_travel_is_refused(plain_session: Session) -> None:
         ({"memory": "2g"}, "run\\(\\) has no option 'memory'"),
         ({"inputs": {"a b": 1}}, "Input 'a b'"),
         ({"profile": "safe"}, "profile 'safe'"),
+        ({"inputs": {"class": 1}}, "Input 'class'"),
         ({"runner": "moon"}, "There is no runner 'moon'"),
     ],
 )
@@ -126,6 +144,8 @@ def test_limits_are_written_as_on_the_line() -> None:
     )
     with pytest.raises(InvalidRequest, match="memory '2x'"):
         Limits(memory="2x")
+    with pytest.raises(InvalidRequest, match="memory '1000' is too little"):
+        Limits(memory=1000)
     with pytest.raises(InvalidRequest, match="no limit 'gpus'"):
         Limits(gpus=1)
 

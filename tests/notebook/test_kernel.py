@@ -109,7 +109,7 @@ for n in tqdm(range(2_000), desc="outer"):
         if "state" in m["content"].get("data", {}).get("state", {})
     ]
     assert states[-1]["status"] == "completed"
-    assert states[-1]["bars"][0]["amount"] == "100% · 2000/2000"
+    assert states[-1]["bars"][0]["amount"] == "100% · 2,000 of 2,000"
 
 
 def test_a_flood_of_lines_is_a_few_messages_with_every_line(kernel: Kernel, runner: str) -> None:
@@ -161,6 +161,15 @@ def test_wait_waits_for_background_jobs_and_fails_when_one_failed(kernel: Kernel
     assert kernel.value("print(waited)") == "3"
     kernel.run("%%nodetool -r subprocess -b\nimport time; time.sleep(0.2); 1 / 0")
     assert kernel.run("%nodetool wait").error == "JobFailed"
+
+
+def test_wait_tells_of_a_background_job_that_had_ended_before(kernel: Kernel) -> None:
+    kernel.run("%%nodetool -r subprocess -b --name early\n1 / 0")
+    kernel.value("import time\nwhile not _job.done(): time.sleep(0.01)")
+    waited = kernel.run("%nodetool wait")
+    assert waited.error == "JobFailed"
+    assert "✘ early · subprocess · failed" in waited.text
+    assert kernel.value("%nodetool wait") == ""
 
 
 def test_a_failed_cell_shows_the_jobs_traceback_and_then_the_cause(kernel: Kernel, runner: str) -> None:

@@ -100,6 +100,7 @@ def test_background_waits_at_the_end_of_its_cell_when_noninteractive(shell: Inte
         ("%nodetool status zz", "There is no job 'zz'."),
         ("%nodetool status -5", "There is no job '-5'."),
         ("%nodetool config nope 1", "There is no setting 'nope'."),
+        ("%nodetool config runner moon", "runner 'moon' is not one of threaded, subprocess, docker."),
         ("%nodetool config timeout soon", "timeout 'soon' is not a duration."),
         ("%nodetool prune --older-than then", "--older-than 'then' is not a duration."),
         ("%nodetool jobs now", "%nodetool jobs takes nothing more"),
@@ -187,6 +188,14 @@ def test_output_beyond_the_limit_is_cut_and_says_where_the_rest_is(
     assert capsys.readouterr().out.count("\n") == 1000
 
 
+def test_the_log_has_whole_lines(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%%nodetool --progress none\nprint('\\x1b[31m' + 'x' * 25_000 + '\\x1b[0m')")
+    capsys.readouterr()
+    for line in ("%nodetool logs -1", "%nodetool logs -1 -f"):
+        run(shell, line)
+        assert capsys.readouterr().out.count("x") == 25_000
+
+
 def test_another_interpreter_runs_the_cell(shell: InteractiveShell, tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.symlink_to(os.path.realpath(sys.executable))
@@ -214,6 +223,16 @@ def test_traitlets_are_defaults_too(shell: InteractiveShell) -> None:
     assert (request.runner, request.limits.wall_seconds) == ("subprocess", 10)
     run(shell, "%config NodetoolMagics.timeout = 'soon'")
     assert "c.NodetoolMagics.timeout = 'soon' is not a duration" in refused(shell, "%%nodetool\n1")
+
+
+def test_an_unknown_runner_is_refused_by_where_it_was_set(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = "is not one of threaded, subprocess, docker."
+    monkeypatch.setenv("NODETOOL_RUNNER", "moon")
+    assert refused(shell, "%%nodetool\n1") == f"Environment variable NODETOOL_RUNNER: 'moon' {known}"
+    run(shell, "%config NodetoolMagics.runner = 'mars'")
+    assert refused(shell, "%%nodetool\n1") == f"c.NodetoolMagics.runner = 'mars' {known}"
 
 
 def test_a_variable_set_in_the_notebook_applies_to_the_next_cell(
@@ -258,6 +277,16 @@ def test_verbs_look_after_jobs(shell: InteractiveShell, capsys: pytest.CaptureFi
     capsys.readouterr()
     run(shell, "%nodetool cancel --all")
     assert capsys.readouterr().out == "0 jobs are being cancelled.\n"
+
+
+def test_jobs_are_found_by_their_labels(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, line in (("one", "--label a=1 --label b=2"), ("two", "--label a=1"), ("three", "")):
+        run(shell, f"%%nodetool --name {name} {line}\n1")
+    capsys.readouterr()
+    for asked, found in (("--label a=1", "two one"), ("--label=a=1 --label b=2", "one"), ("--label a=2", "")):
+        run(shell, f"%nodetool jobs {asked}")
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == found.split()
+    assert "--label wants a name and a value" in refused(shell, "%nodetool jobs --label")
 
 
 def test_rerun_takes_options_and_the_variables_as_they_are_now(shell: InteractiveShell) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
-from nodetool_jupyter.config import Settings
+from nodetool_jupyter.config import RUNNERS, Settings
 from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
+from nodetool_jupyter.notebook.completion import VERBS
 from nodetool_jupyter.notebook.options import AUTO, Options, changes, option_parser, parse, resolve, split
 
 
@@ -101,6 +103,11 @@ def test_one_layer_of_quotes_is_stripped_as_a_shell_does(line: str, words: list[
         ("-t", ["Option -t/--timeout: expected one argument"]),
         ("-m 2x", ["--memory '2x' is not a size", "512m"]),
         ("-m 0", ["--memory '0'"]),
+        ("-m 1k", ["--memory '1k' is too little", "at least 16m"]),
+        ("--job class", ["--job 'class'", "no keyword"]),
+        ("-o class", ["--out 'class'"]),
+        ("--cpus 0", ["--cpus '0'"]),
+        ("--cpus nan", ["--cpus 'nan'"]),
         ("-t soon", ["--timeout 'soon' is not a duration"]),
         ("--cpus none", ["--cpus 'none'"]),
         ("--pids-limit 1.5", ["--pids-limit '1.5'"]),
@@ -151,23 +158,53 @@ def completed(shell: InteractiveShell, line: str) -> set[str]:
     ("line", "some"),
     [
         ("%%nodetool --ru", {"--runner"}),
-        ("%%nodetool --runner ", {"subprocess", "threaded"}),
+        ("%%nodetool --runner ", set(RUNNERS)),
         ("%%nodetool -r sub", {"subprocess"}),
         ("%%nodetool --runner=sub", {"subprocess"}),
         ("%%nodetool --profile ", {"trusted", "default", "untrusted"}),
+        ("%%nodetool --progress ", {"auto", "card", "text", "none"}),
         ("%%nodetool --in tabl", {"table_of_mine"}),
+        ("%%nodetool --in a,tabl", {"table_of_mine"}),
+        ("%%nodetool --in=a,tabl", {"table_of_mine"}),
         ("%%nodetool -r threaded --me", {"--memory"}),
-        ("%nodetool ", {"jobs", "doctor", "rerun"}),
+        ("%nodetool ", set(VERBS)),
         ("%nodetool ca", {"cancel"}),
         ("%nodetool cancel --", {"--all"}),
         ("%nodetool config pro", {"profile", "progress"}),
+        ("%nodetool config runner ", set(RUNNERS)),
         ("%nodetool rerun -1 --mem", {"--memory"}),
     ],
 )
-def test_options_values_and_verbs_are_completed(shell: InteractiveShell, line: str, some: set[str]) -> None:
+def test_options_values_and_verbs_are_completed_and_nothing_else_is(
+    shell: InteractiveShell, line: str, some: set[str]
+) -> None:
     shell.user_ns["table_of_mine"] = 1
-    assert some <= completed(shell, line)
+    assert completed(shell, line) == some
+
+
+def test_ipythons_own_files_and_names_do_not_bury_the_options(
+    shell: InteractiveShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "--runner-up").touch()
+    (tmp_path / "subprocess.py").touch()
+    assert completed(shell, "%%nodetool -r sub") == {"subprocess"}
+    assert "%alias" not in completed(shell, "%nodetool ")
+    assert all(text.startswith("--") for text in completed(shell, "%%nodetool "))
+
+
+def test_the_code_of_a_cell_is_completed_as_ever(shell: InteractiveShell) -> None:
+    shell.user_ns["table_of_mine"] = 1
+    with provisionalcompleter():
+        cell = "%%nodetool -r threaded\ntable_of"
+        assert "table_of_mine" in {one.text for one in shell.Completer.completions(cell, len(cell))}
 
 
 def test_an_option_that_was_given_is_not_offered_again(shell: InteractiveShell) -> None:
     assert "--runner" not in completed(shell, "%%nodetool --runner threaded --r")
+
+
+def test_nothing_of_ours_is_completed_once_the_extension_is_unloaded(shell: InteractiveShell) -> None:
+    shell.run_line_magic("unload_ext", "nodetool_jupyter")
+    assert "--runner" not in completed(shell, "%%nodetool --ru")
+    shell.run_line_magic("load_ext", "nodetool_jupyter")

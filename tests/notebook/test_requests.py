@@ -93,6 +93,16 @@ def test_an_env_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
         asked_environment([], [str(tmp_path / "binary")])
 
 
+def test_a_bad_line_of_an_env_file_is_named_by_file_and_number(tmp_path: Path) -> None:
+    file = tmp_path / "job.env"
+    file.write_text("# comment\n\nA=1\n  B C=2\n")
+    with pytest.raises(InvalidRequest, match=r"--env-file .*/job\.env, line 4: 'B C=2' is not NAME or NAME=value"):
+        asked_environment([], [str(file)])
+    file.write_text("A=1\nNOT_THERE\n")
+    with pytest.raises(InvalidRequest, match=r"job\.env, line 2: NOT_THERE: the kernel's environment has no"):
+        asked_environment([], [str(file)])
+
+
 def test_a_secret_comes_from_the_kernel_or_is_refused() -> None:
     assert secret_values(["S"], {"S": "v"}) == {"S": "v"}
     with pytest.raises(InvalidRequest, match="--secret S") as caught:

@@ -64,6 +64,15 @@ def test_processors_are_refused_without_groups_unless_the_best_effort_is_enough(
     runner.check(request(cpus=float(usable_cpus())))
 
 
+@pytest.mark.parametrize("use_cgroups", [True, False])
+@pytest.mark.parametrize("best_effort", [True, False])
+def test_more_processors_than_there_are_are_refused_with_their_number(use_cgroups: bool, best_effort: bool) -> None:
+    runner = SubprocessRunner(use_cgroups=use_cgroups)
+    for cpus in (usable_cpus() + 0.5, 1e300):
+        with pytest.raises(InvalidRequest, match=f"--cpus {cpus:g}.*Take at most {usable_cpus()}".replace("+", r"\+")):
+            runner.check(request(cpus=cpus, best_effort=best_effort))
+
+
 def test_half_a_processor_is_half_a_processor(grouped: Place) -> None:
     code = "import time\nstart = time.monotonic()\nwhile time.monotonic() - start < 1:\n    pass\n"
     code += "print(time.process_time())"

@@ -12,6 +12,7 @@ from nodetool_jupyter.stores.memory import MemoryStore
 from nodetool_jupyter.stores.sql import SqlStore
 from tests.components import require
 from tests.stores import postgres_server
+from tests.stores.store_building import new
 
 OpenStore = Callable[[], JobStore]
 
@@ -65,6 +66,15 @@ def sqlite_path(tmp_path: Path) -> Path:
 def sqlite(sqlite_path: Path, opened: Callable[[str], SqlStore]) -> SqlStore:
     """An open SQLite store."""
     return opened(f"sqlite:///{sqlite_path}")
+
+
+@pytest.fixture
+def closed(sqlite_path: Path, opened: Callable[[str], SqlStore]) -> Path:
+    """The path of a database that holds jobs and is not in use."""
+    store = opened(f"sqlite:///{sqlite_path}")
+    store.commit([new(f"old{n:03}", name="x" * 2000) for n in range(100)])
+    store.close()
+    return sqlite_path
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

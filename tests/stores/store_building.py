@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 
 import msgspec
 
@@ -14,6 +15,16 @@ from nodetool_jupyter.stores.base import Change, JobStore
 RUNNING = (JobStatus.STARTING, JobStatus.RUNNING)
 COMPLETED = (*RUNNING, JobStatus.COMPLETED)
 _numbers = count(1)
+
+
+def url_of(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def set_aside(path: Path) -> list[str]:
+    """The names of the damaged files that were put beside a database."""
+    return sorted(found.name for found in path.parent.glob(path.name + ".corrupt-*"))
 
 
 def new(

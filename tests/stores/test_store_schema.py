@@ -84,24 +84,24 @@ def test_older_tables_are_migrated_and_keep_their_jobs(url, opened, tmp_path, mo
     store.close()
     folder = tmp_path / "100% migrations"
     shutil.copytree(migrations.FOLDER, folder)
-    (folder / "versions" / "v0002.py").write_text(
+    (folder / "versions" / "v0003.py").write_text(
         textwrap.dedent("""
         import sqlalchemy as sa
         from alembic import op
-        revision, down_revision = "0002", "0001"
+        revision, down_revision = "0003", "0002"
         def upgrade():
             op.add_column("nodetool_owners", sa.Column("note", sa.Text, nullable=True))
         """)
     )
     monkeypatch.setattr(migrations, "FOLDER", folder)
-    monkeypatch.setattr(tables, "SCHEMA", 2)
+    monkeypatch.setattr(tables, "SCHEMA", 3)
     newer = opened(url)
     assert newer.get(job.id) == job
     assert len(newer.read(job.id)) == 2
     engine = connected(url)
     assert shape(engine)["nodetool_owners"]["columns"][-1][0] == "note"
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT number FROM nodetool_schema")).scalars().all() == [2]
+        assert connection.execute(text("SELECT number FROM nodetool_schema")).scalars().all() == [3]
     engine.dispose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from nodetool_jupyter.view import (
     view_html,
     view_text,
 )
+from nodetool_jupyter.view.text import left_text, number
 
 GIB = 1 << 30
 
@@ -167,8 +169,34 @@ def test_the_line_of_a_running_job_names_bar_time_and_memory() -> None:
     view = started(name="train", limits=ResourceLimits(memory_bytes=2 * GIB))
     view = fold_all(view, [*files, ev.UsageUpdate(memory_bytes=GIB)])
     line = status_line(view, 12.0)
-    assert line == "● train · subprocess · running · files 25% · 5/20 f · 2.0 s · about 15.0 s left · 1 GiB of 2 GiB"
+    assert line == "● train · subprocess · running · files 25% · 5 of 20 f · 2.0 s · about 15 s left · 1 GiB of 2 GiB"
     assert len(status_line(view, 12.0, columns=30)) == 30
+
+
+def test_a_bar_is_counted_as_a_person_would() -> None:
+    view = fold(started(), progress(12, 6000, label="", chunk="step 12"))
+    assert bar_lines(view)[0].endswith("0% · 12 of 6,000 · step 12")
+    assert " · 0% · 12 of 6,000 · step 12" in status_line(view, 11.0)
+    assert [number(value) for value in (950, 12_500, 0.25, 999_999, 3_200_000)] == [
+        *("950", "12,500", "0.25", "999,999", "3.2M")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.48, "less than 1 s left"),
+        (1.5, "about 2 s left"),
+        (12.3, "about 12 s left"),
+        (59.4, "about 59 s left"),
+        (59.6, "about 1 min left"),
+        (185, "about 3 min left"),
+        (3599, "about 1 h left"),
+        (4830, "about 1 h 21 min left"),
+    ],
+)
+def test_what_is_left_is_as_rough_as_it_is_known(seconds: float, said: str) -> None:
+    assert left_text(seconds) == said
 
 
 def test_the_long_text_names_what_matters() -> None:

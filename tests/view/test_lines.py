@@ -71,6 +71,33 @@ def test_a_line_without_end_takes_bounded_room() -> None:
     assert len(lines.cells) == MOST_COLUMNS
 
 
+def test_a_line_that_was_cut_says_by_how_much_and_where_the_rest_is() -> None:
+    lines = write(write(write(Lines(), "x" * 9_000), "y" * 10_000), "z" * 3_345 + "\nshort\n")
+    cut, short = lines.done
+    assert cut == "x" * 9_000 + "y" * 1_000 + " … [12,345 characters more; %nodetool logs shows them]"
+    assert short == "short"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("{long}abc\x1b[2K\rx", "x"),
+        ("{long}abc\r\x1b[Kx", "x"),
+        ("{long}abc\b\b\x1b[K", "{long} … [1 character more; %nodetool logs shows it]"),
+        ("{long}abc\rX", "X{rest} … [3 characters more; %nodetool logs shows them]"),
+    ],
+)
+def test_what_is_erased_is_not_counted_as_cut(text: str, left: str) -> None:
+    long = "x" * MOST_COLUMNS
+    assert plain_text(write(Lines(), text.format(long=long))) == left.format(long=long, rest=long[1:])
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m{}\x1b[0m", "{}\r", "ab\r{}", "{}\b", "\x1b]0;title\x07{}"])
+def test_a_settled_line_is_whole_whatever_moves_the_cursor_in_it(text: str) -> None:
+    long = "x" * 25_000
+    assert settled(text.format(long)) == long
+
+
 def test_a_whole_text_is_settled_line_by_line_and_none_is_cut() -> None:
     long = "x" * 50_000
     assert settled(f"{long}END\n10%\r20%\nlast") == f"{long}END\n20%\nlast"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import sys
+import tempfile
 import tracemalloc
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +135,21 @@ OTHERS = [
 def test_what_json_and_arrays_cannot_say_does_not_travel_without_pickle(value: object) -> None:
     with pytest.raises(CannotTravel, match=r"'x'.*without pickle.*--profile trusted"):
         values.encode("x", value, max_bytes=MOST)
+
+
+@pytest.mark.parametrize("by_value", [True, False])
+def test_an_open_file_is_refused_wherever_it_is_and_never_becomes_a_text_in_memory(by_value: bool) -> None:
+    with open(__file__) as text, open(__file__, "rb") as binary, tempfile.NamedTemporaryFile() as temporary:
+        for thing in (text, binary, temporary, [{"deep": text}]):
+            with pytest.raises(CannotTravel, match=r"'x'.*an open file \(\w+\) stays in its own process"):
+                pickled.encode("x", thing, max_bytes=MOST, by_value=by_value)
+        with pytest.raises(ValueCannotTravel, match=r"^Variable 'log' \(_io\.TextIOWrapper, .* Use its path instead"):
+            encode_input("log", text, max_bytes=MOST)
+
+
+def test_a_file_that_is_only_in_memory_travels() -> None:
+    found = there_and_back({"text": io.StringIO("a\n"), "bytes": io.BytesIO(b"b")}, module=pickled)
+    assert (found["text"].getvalue(), found["bytes"].getvalue()) == ("a\n", b"b")
 
 
 def test_what_is_in_a_list_twice_keeps_being_one_thing() -> None:

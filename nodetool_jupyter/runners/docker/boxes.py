@@ -147,7 +147,7 @@ def audit(
         )
     if warnings and profile is Profile.UNTRUSTED:
         raise BoxRefused(
-            f"The engine warns: {'; '.join(map(str, warnings))}. Profile 'untrusted' allows no warning, so the container "
+            f"The engine warns: {'; '.join(map(str, warnings))}. Profile 'untrusted' allows none, so the container "
             "was removed unstarted. [NT-D03]"
         )
     return tuple(sorted(lacking))
