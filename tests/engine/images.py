@@ -1,0 +1,86 @@
+"""The image of the tests: a small Debian with its Python 3.11, made here once and kept between runs.
+
+`python -m tests.engine.images` makes it ahead of time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import docker
+
+from tests.engine.private import remove
+
+SUITE, PYTHON = "bookworm", "3.11"
+IMAGE = f"nodetool-test:{SUITE}"
+DEFAULT = f"python:{PYTHON}-slim"
+"""The runner's default image under a kernel of the same Python."""
+VARIANTS = {
+    "nodetool-test:volume": 'VOLUME ["/declared"]',
+    "nodetool-test:user": "USER www-data",
+    "nodetool-test:workdir": "WORKDIR /srv/work",
+}
+"""The same files, and one more thing that an image may declare."""
+BASE = [
+    'CMD ["python3"]',
+    "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+]
+
+_BOOTSTRAP = ["debootstrap", "--variant=minbase", "--include=python3", SUITE]
+_DROPPED = [
+    *("dev/*", "etc/hostname", "etc/resolv.conf", "var/cache/apt/*", "var/cache/debconf/*-old", "var/lib/apt/lists/*"),
+    *("var/log/*", "usr/share/doc/*", "usr/share/i18n", "usr/share/info/*", "usr/share/lintian", "usr/share/locale/*"),
+    *("usr/share/man/*", "usr/share/zoneinfo/right"),
+]
+
+
+def tarball() -> Path:
+    """The image's files as a tar file, made when it is not kept yet. Runs at the same time make it once."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodetool_jupyter"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = hashlib.sha256(repr((_BOOTSTRAP, _DROPPED, os.uname().machine)).encode()).hexdigest()[:16]
+    path = folder / f"test-image-{recipe}.tar"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _make(path)
+    return path
+
+
+def _make(path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ntj-image-"))
+    try:
+        root = folder / "root"
+        made = subprocess.run([*_BOOTSTRAP, str(root)], capture_output=True, text=True, errors="replace")
+        assert made.returncode == 0, f"debootstrap failed:\n{(made.stdout + made.stderr)[-2000:]}"
+        for pattern in _DROPPED:
+            for found in root.glob(pattern):
+                shutil.rmtree(found) if found.is_dir() and not found.is_symlink() else found.unlink()
+        unfinished = path.with_suffix(".part")  # only ever written under the lock
+        subprocess.run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(unfinished), "."], check=True)
+        unfinished.rename(path)
+    finally:
+        remove(folder)
+
+
+def load(client: docker.DockerClient, *, variants: bool) -> None:
+    """Import the image into an engine, also under the name of the runner's default image."""
+    repository, tag = IMAGE.split(":")
+    client.api.import_image(src=str(tarball()), repository=repository, tag=tag, changes=BASE)
+    client.api.tag(IMAGE, *DEFAULT.split(":"))
+    assert client.images.get(IMAGE), "imported"
+    for name, change in VARIANTS.items() if variants else ():
+        repository, tag = name.split(":")
+        container = client.api.create_container(IMAGE, ["true"])
+        client.api.commit(container, repository, tag, changes=[*BASE, change])
+        client.api.remove_container(container)
+
+
+if __name__ == "__main__":
+    print(tarball())

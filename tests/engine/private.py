@@ -1,0 +1,248 @@
+"""A Docker engine of the test run's own: it shares nothing with an engine that this machine may have already.
+
+It has a containerd, socket, data, state, network bridge and empty settings of its own and leaves the firewall alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import psutil
+
+GUARD_SECONDS = 60.0
+_LONGEST_FOLDER = 60  # a socket's whole path must stay below 108 bytes
+_CONTAINERD = """version = 2
+root = "{folder}/containerd"
+state = "{folder}/containerd-state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{folder}/containerd.sock"
+"""
+
+
+@contextmanager
+def running() -> Iterator[Engine]:
+    """An engine without images, removed at the end with everything that is in it."""
+    base = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="ntj-e-", dir=base if len(base) < _LONGEST_FOLDER else "/tmp"))
+    engine = Engine(folder)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.close()
+
+
+class Engine:
+    """A private engine that tests may stop, kill and freeze."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bridge = f"ntj{secrets.token_hex(4)}"
+        self.url = f"unix://{folder}/docker.sock"
+        self._containerd: subprocess.Popen[bytes] | None = None
+        self._dockerd: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a process needs to find this engine."""
+        return {"DOCKER_HOST": self.url}
+
+    @property
+    def pid(self) -> int:
+        """The process id of `dockerd`."""
+        assert self._dockerd is not None, "this engine is stopped"
+        return self._dockerd.pid
+
+    @contextmanager
+    def client(self, *, timeout_seconds: float = GUARD_SECONDS) -> Iterator[docker.DockerClient]:
+        """A client of the SDK, whose connections are closed at the end; `.api` is the low-level one."""
+        client = docker.DockerClient(base_url=self.url, timeout=timeout_seconds)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def start(self) -> None:
+        """Start what doesn't run, and wait until it answers."""
+        if self._containerd is None:
+            self._make_bridge()
+            (self.folder / "containerd.toml").write_text(_CONTAINERD.format(folder=self.folder))
+            (self.folder / "daemon.json").write_text("{}")  # the machine's own settings are for the machine's engine
+            command = ["containerd", "--config", str(self.folder / "containerd.toml")]
+            self._containerd = self._launch(command, lambda: _connects(self.folder / "containerd.sock"))
+        if self._dockerd is None:
+            self._dockerd = self._launch(self._command(), self.answers)
+
+    def stop(self) -> None:
+        """Stop `dockerd` in order: it stops its containers, which stay in it."""
+        if self._dockerd is not None:
+            self.thaw()
+            self._dockerd.terminate()
+            self._dockerd.wait(GUARD_SECONDS)
+            self._dockerd = None
+
+    def kill(self) -> None:
+        """`kill -9` of `dockerd`: containers go on running, as they do on a real machine."""
+        if self._dockerd is not None:
+            self._dockerd.kill()
+            self._dockerd.wait(GUARD_SECONDS)
+            self._dockerd = None
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Let `dockerd` take connections and never answer, until `thaw`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, "dockerd is stopped by SIGSTOP")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def answers(self) -> bool:
+        """Whether a ping is answered within a second."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1)
+            try:
+                connection.connect(str(self.folder / "docker.sock"))
+                connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in connection.recv(64)
+            except OSError:
+                return False
+
+    def log(self) -> str:
+        """What `dockerd` and `containerd` wrote."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def processes(self) -> dict[int, str]:
+        """Every process of this engine by its id: `dockerd`, `containerd` and one for each running container."""
+        found = {}
+        for process in psutil.process_iter(["cmdline"]):
+            command = " ".join(process.info["cmdline"] or [])
+            if str(self.folder) in command and "containerd" in command:
+                found[process.pid] = command
+        return found
+
+    def leftovers(self) -> dict[str, list[str]]:
+        """What this machine has of this engine."""
+        return {
+            "processes": list(self.processes().values()),
+            "mounts": mounts_below(self.folder),
+            "bridges": [name for name in os.listdir("/sys/class/net") if name == self.bridge],
+            "folders": [str(self.folder)] if self.folder.exists() else [],
+        }
+
+    def close(self) -> None:
+        """Remove the engine. One that a test left dead or frozen is started again: only it can remove what it made."""
+        try:
+            if self._dockerd is not None and not self.answers():
+                self.kill()
+            self.start()
+            self._empty()
+            self.stop()
+        finally:
+            self._sweep()
+
+    def _command(self) -> list[str]:
+        folder = self.folder
+        return [
+            *("dockerd", "--host", self.url, "--config-file", f"{folder}/daemon.json"),
+            *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/docker.pid"),
+            *("--containerd", f"{folder}/containerd.sock", "--bridge", self.bridge),
+            *("--iptables=false", "--ip-forward=false", "--ip-masq=false"),
+        ]
+
+    def _launch(self, command: Sequence[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the tests, which stop it then
+            )
+        try:
+            until(lambda: process.poll() is not None or ready(), f"{command[0]} answers")
+            assert process.poll() is None, f"{command[0]} ended at once:\n{self.log()[-2000:]}"
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process
+
+    def _make_bridge(self) -> None:
+        number = secrets.randbelow(512)  # of the networks that are set aside for measuring and belong to nobody
+        address = f"198.{18 + number // 256}.{number % 256}.1/24"
+        for arguments in (["link", "add", self.bridge, "type", "bridge"], ["addr", "add", address, "dev", self.bridge]):
+            subprocess.run(["ip", *arguments], check=True)
+        subprocess.run(["ip", "link", "set", self.bridge, "up"], check=True)
+
+    def _empty(self) -> None:
+        with self.client() as client:
+            for container in client.api.containers(all=True):
+                client.api.remove_container(container["Id"], force=True, v=True)
+            client.api.prune_networks()
+
+    def _sweep(self) -> None:
+        for process in (self._dockerd, self._containerd):
+            if process is not None:
+                process.terminate() if process is self._containerd else process.kill()
+                process.wait(GUARD_SECONDS)
+        self._dockerd = self._containerd = None
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not self.processes(), "the engine's processes are gone")
+        if self.leftovers()["bridges"]:
+            subprocess.run(["ip", "link", "delete", self.bridge], check=True)
+        remove(self.folder)
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for a condition; its value."""
+    guard = time.monotonic() + GUARD_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < guard, f"waited in vain until {what}"
+        time.sleep(0.02)
+    return value
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mount points in a folder, the innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return sorted((point for line in lines if (point := line.split()[4]).startswith(f"{folder}/")), reverse=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder in which something may still be mounted."""
+    for point in mounts_below(folder):
+        subprocess.run(["umount", "--lazy", point], check=True)
+    assert not mounts_below(folder), "nothing is deleted through a mount"
+    shutil.rmtree(folder)
+
+
+def _connects(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
