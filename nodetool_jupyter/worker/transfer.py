@@ -31,7 +31,7 @@ class Packer:
 
             fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes, by_value=not self._foreign)
         else:
-            fields, buffers = values.encode(name, value, max_bytes=self._max_bytes)
+            fields, buffers = values.encode(name, value, max_bytes=self._max_bytes, arrow=True)
         return {"type": "value", **fields}, buffers
 
 

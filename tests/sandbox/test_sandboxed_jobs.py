@@ -232,6 +232,13 @@ def test_a_folder_that_can_not_be_hidden_is_refused(monkeypatch: pytest.MonkeyPa
     assert f"Python needs {sys.prefix!r}, and files of yours lie there" in refusal(monkeypatch, cwd=sys.prefix)
 
 
+def test_a_link_does_not_show_the_notebook_s_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "real" / "notebooks").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ProfileRefused, match="files of yours lie there"):
+        sandbox.sandbox(sys.executable, [str(tmp_path / "link")], cwd=str(tmp_path / "real" / "notebooks"))
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [

@@ -85,6 +85,12 @@ def test_a_pickle_under_another_name_is_only_bytes(
     assert decoded == []
 
 
+def test_a_table_comes_back_without_pickle(manager: JobExecutionManager, cell: Run, decoded: list[str]) -> None:
+    job, _ = cell("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})", outputs=("table",))
+    assert list(decode_value(manager.values(job.id)["table"], job)["a"]) == [1, 2]
+    assert decoded == []
+
+
 def test_what_a_cell_shows_is_screened(cell: Run) -> None:
     code = """
 from IPython.display import HTML, SVG, Javascript, display
@@ -157,6 +163,12 @@ def test_code_that_wants_files_of_the_person_reads_well(cell: Run) -> None:
     assert with_hint(job.message, job.request).endswith(
         "The untrusted profile sees no files of yours. Pass what the code needs with --in."
     )
+
+
+def test_a_variable_of_the_kernel_is_offered_by_name(cell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_SCHEDULE", "static")
+    job, _ = cell("import os\nos.environ['OMP_SCHEDULE']")
+    assert with_hint(job.message, job.request).endswith("pass it with -e OMP_SCHEDULE.")
 
 
 def test_the_boundary_is_recorded_and_shown(manager: JobExecutionManager, cell: Run) -> None:
