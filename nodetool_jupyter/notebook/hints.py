@@ -25,8 +25,6 @@ def with_hint(message: str, request: JobRequest) -> str:
     if found is None or request.runner == "threaded":
         return message
     name, environ = found[1], environment()
-    untrusted = request.profile is Profile.UNTRUSTED
-    passed = request.env if untrusted else job_environment(environ, request.profile, request.env)
-    if name not in environ or name in passed:
+    if name not in environ or name in job_environment(environ, request.profile, request.env):
         return message
     return f"{message}. The kernel's environment has {name}; pass it with -e {name}."

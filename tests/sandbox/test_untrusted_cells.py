@@ -165,12 +165,6 @@ def test_code_that_wants_files_of_the_person_reads_well(cell: Run) -> None:
     )
 
 
-def test_a_variable_of_the_kernel_is_offered_by_name(cell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_SCHEDULE", "static")
-    job, _ = cell("import os\nos.environ['OMP_SCHEDULE']")
-    assert with_hint(job.message, job.request).endswith("pass it with -e OMP_SCHEDULE.")
-
-
 def test_the_boundary_is_recorded_and_shown(manager: JobExecutionManager, cell: Run) -> None:
     job, events = cell("1")
     [isolation] = [event for event in events if isinstance(event, Isolation)]
