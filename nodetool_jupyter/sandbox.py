@@ -159,7 +159,9 @@ def _mounts(wanted: Sequence[str], private: Sequence[str]) -> dict[str, bool]:
     kinds = {**dict.fromkeys(private, False), **dict.fromkeys(map(os.path.normpath, wanted), True)}
     for path in sorted(kinds, key=lambda path: (path.count("/"), path)):
         shown = kinds[path]
-        if shown and (path in private or path in _NEVER_SEEN):
+        real = os.path.realpath(path)
+        aside = any(_within(folder, real) and not _within(folder, path) for folder in private)
+        if shown and (path in private or path in _NEVER_SEEN or aside):
             raise _refused(
                 f"Python needs {path!r}, and files of yours lie there",
                 "Work in another folder, or take a Python environment with a folder of its own",

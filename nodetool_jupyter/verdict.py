@@ -153,6 +153,8 @@ _WORDS = {
 def _limit(limits: ResourceLimits, exit: Exit) -> str:  # noqa: A002
     what, remedy = _WORDS.get(exit.limit or "", ("limit {} reached", "a higher limit"))
     value = getattr(limits, exit.limit, None) if exit.limit else None
+    if value is None and exit.detail:
+        return f"Killed by a limit. {exit.detail} Rerun with {remedy}."
     return f"Killed: {what.format(value)}. Rerun with {remedy}."
 
 

@@ -157,3 +157,10 @@ def test_a_process_that_stays_after_its_result_has_no_proven_result() -> None:
 def test_a_protocol_error_gives_its_own_sentence() -> None:
     found = verdict(None, Exit(), limits=NO_LIMITS, stopped=StopCause.PROTOCOL, complaint="It sent nonsense.")
     assert (found.reason, found.message) == (Reason.PROTOCOL, "It sent nonsense.")
+
+
+def test_a_limit_of_the_profile_is_named_with_its_value() -> None:
+    ended = Exit(cause="limit", limit="pids", signal="SIGKILL", detail="The profile's limit pids is 64.")
+    found = verdict(None, ended, limits=ResourceLimits())
+    assert found.reason is Reason.LIMIT
+    assert found.message == "Killed by a limit. The profile's limit pids is 64. Rerun with a higher --pids-limit."

@@ -48,11 +48,11 @@ def _cause(
     if receipt["oom_kills"] or receipt["killed_for"] == "memory_bytes":
         return "out_of_memory", "memory_bytes", _memory(receipt["peak_memory_bytes"], limits, defaults)
     if receipt["killed_for"]:
-        return "limit", receipt["killed_for"], ""
+        return "limit", receipt["killed_for"], _of_the_profile(receipt["killed_for"], limits, defaults)
     if limits.cpu_seconds is not None and _used_up(receipt, name, limits.cpu_seconds):
         return "limit", "cpu_seconds", f"It used {receipt['cpu_seconds']:.1f} s."
     if name == "SIGXFSZ":
-        return "limit", "file_size_bytes", ""
+        return "limit", "file_size_bytes", _of_the_profile("file_size_bytes", limits, defaults)
     if name is None or receipt["by_us"]:
         return "", None, ""
     return ("crashed" if name in _CRASHES else "killed"), None, ""
@@ -69,6 +69,12 @@ def _memory(peak_bytes: int, limits: ResourceLimits, defaults: Mapping[str, floa
         most = defaults["memory_bytes"]
         return f"The profile's limit is {format_size(most)}; ask for more with --memory {size_option(2 * most)}. {peak}"
     return peak
+
+
+def _of_the_profile(limit: str, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:
+    """Which limit it was when nobody asked for one."""
+    asked = getattr(limits, limit) is not None
+    return "" if asked or limit not in defaults else f"The profile's limit {limit} is {int(defaults[limit])}."
 
 
 def _refused(count: int, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:

@@ -29,7 +29,7 @@ class Packer:
 
             fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes, by_value=self._by_value)
         else:
-            fields, buffers = values.encode(name, value, max_bytes=self._max_bytes)
+            fields, buffers = values.encode(name, value, max_bytes=self._max_bytes, arrow=True)
         return {"type": "value", **fields}, buffers
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 import sys
 
 from .execute import attempt
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_DEPTH = 64
 _MOST_DIMENSIONS = 64
+_OLDEST_ARROW = (15, 0)
+_DICTIONARY, _BATCH = 2, 3
 _DTYPE = re.compile(
     r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)|[<>][mM]8(?:\[\w+\])?|\|S\d{1,9}|[<>]U\d{1,9}"
 )
@@ -85,7 +88,7 @@ def encode(name: str, value: object, *, max_bytes: int, arrow: bool = False) -> 
         raise CannotTravel(
             name,
             value,
-            "without pickle only numbers, text, lists and dicts of them, bytes and numpy arrays travel",
+            "without pickle only numbers, text, lists and dicts of them, bytes, numpy arrays and Arrow's tables travel",
             "Send one of these, or use --profile trusted",
         )
     return finish(name, value, found, max_bytes)
@@ -170,10 +173,14 @@ def _from_array(view: memoryview, meta: Fields) -> object:
 def _as_arrow(value: Any) -> tuple[str, Fields, list[Buffer]] | None:
     if type_name(value) not in ("pyarrow.lib.Table", "pandas.DataFrame", "pandas.core.frame.DataFrame"):
         return None
-    import pyarrow  # type: ignore[import-untyped]  # it has no types
-
+    try:
+        import pyarrow  # type: ignore[import-untyped]  # it has no types
+    except ImportError:
+        return None
     is_table = isinstance(value, pyarrow.Table)
-    table = value if is_table else pyarrow.Table.from_pandas(value)
+    table = value if is_table else attempt(pyarrow.Table.from_pandas, value)[0]
+    if table is None:  # columns of any objects
+        return None
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -183,15 +190,42 @@ def _as_arrow(value: Any) -> tuple[str, Fields, list[Buffer]] | None:
 def _from_arrow(view: memoryview, meta: Fields) -> object:
     import pyarrow
 
+    if tuple(map(int, pyarrow.__version__.split(".")[:2])) < _OLDEST_ARROW:
+        raise BadValue(f"pyarrow {pyarrow.__version__} runs code that is in a table. Install 15 or newer.")
     try:
+        if any(_is_compressed(bytes(message.metadata)) for message in pyarrow.ipc.MessageReader.open_stream(view)):
+            raise BadValue("Compressed tables are not accepted.")
         with pyarrow.ipc.open_stream(pyarrow.py_buffer(view)) as reader:
             if any(isinstance(field.type, pyarrow.BaseExtensionType) for field in reader.schema):
                 raise BadValue("Arrow extension types are not accepted.")
             table = reader.read_all()
+        if table.num_rows * table.num_columns > 8 * view.nbytes:  # all of nothing: it would be large only here
+            raise BadValue(f"A table of {table.num_rows} rows can't be in {view.nbytes} bytes.")
         table.validate(full=True)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, struct.error, IndexError) as error:
         raise BadValue(f"Bytes that were to be an Arrow table are none: {error}.") from None
     return table.to_pandas() if meta.get("kind") == "dataframe" else table
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Whether the head of a message says so: in its record batch, or in that of its dictionary."""
+    (root,) = struct.unpack_from("<I", message)
+    at, kind_at = _field(message, root, 2), _field(message, root, 1)
+    kind = message[kind_at] if kind_at else 0
+    if kind == _DICTIONARY and at:
+        at = _field(message, at + struct.unpack_from("<I", message, at)[0], 1)
+    if kind not in (_DICTIONARY, _BATCH) or not at:
+        return False
+    return bool(_field(message, at + struct.unpack_from("<I", message, at)[0], 3))
+
+
+def _field(message: bytes, table: int, number: int) -> int:
+    """Where a field of a FlatBuffers table lies; 0 when it is left out."""
+    fields = table - struct.unpack_from("<i", message, table)[0]
+    if 4 + 2 * number >= struct.unpack_from("<H", message, fields)[0]:
+        return 0
+    offset = struct.unpack_from("<H", message, fields + 4 + 2 * number)[0]
+    return table + offset if offset else 0
 
 
 def _as_json(value: object) -> tuple[str, Fields, list[Buffer]] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nodetool_jupyter import sandbox
+from nodetool_jupyter.config import usable_cpus
 from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from nodetool_jupyter.events import Stream
 from nodetool_jupyter.frames import Raised, Report, Returned, Value
@@ -188,6 +189,7 @@ while True:
         assert found.processes_reaped <= 64
     else:
         assert (found.cause, found.limit) == ("limit", "pids")
+        assert found.detail == "The profile's limit pids is 64."
 
 
 def test_more_than_the_machine_has_is_refused() -> None:
@@ -230,6 +232,13 @@ def test_a_folder_that_can_not_be_hidden_is_refused(monkeypatch: pytest.MonkeyPa
     assert f"Python needs {sys.prefix!r}, and files of yours lie there" in refusal(monkeypatch, cwd=sys.prefix)
 
 
+def test_a_link_does_not_show_the_notebook_s_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "real" / "notebooks").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ProfileRefused, match="files of yours lie there"):
+        sandbox.sandbox(sys.executable, [str(tmp_path / "link")], cwd=str(tmp_path / "real" / "notebooks"))
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
@@ -265,3 +274,23 @@ def test_what_lies_in_a_seen_folder_is_seen_unless_it_is_hidden() -> None:
     seen = {path: box.sees(path) for path in ("/usr/lib", "/usr/src/app/x", "/home/me/project", "/usrx")}
     assert seen == {"/usr/lib": True, "/usr/src/app/x": False, "/home/me/project": False, "/usrx": False}
     assert box.sees("/home/me/project/.venv/lib")
+
+
+def test_one_processor_is_all_that_it_gets(place: Place, way: str) -> None:
+    code = """
+import os
+try:
+    os.sched_setaffinity(0, range(os.cpu_count()))
+except PermissionError:
+    widened = False
+else:
+    widened = True
+found = [len(os.sched_getaffinity(0)), widened, os.environ["OMP_NUM_THREADS"]]
+"""
+    found = run(place, code, outputs=("found",))
+    processors, widened, threads = json.loads(bytes(found.value("found").body))  # type: ignore[attr-defined]
+    assert threads == "1"
+    if usable_cpus() > 1 and not place.grouped:
+        assert (processors, widened) == (1, False)
+    else:
+        assert found.isolation.held["cpus"].startswith("cgroup") or usable_cpus() == 1

@@ -85,6 +85,12 @@ def test_a_pickle_under_another_name_is_only_bytes(
     assert decoded == []
 
 
+def test_a_table_comes_back_without_pickle(manager: JobExecutionManager, cell: Run, decoded: list[str]) -> None:
+    job, _ = cell("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})", outputs=("table",))
+    assert list(decode_value(manager.values(job.id)["table"], job)["a"]) == [1, 2]
+    assert decoded == []
+
+
 def test_what_a_cell_shows_is_screened(cell: Run) -> None:
     code = """
 from IPython.display import HTML, SVG, Javascript, display

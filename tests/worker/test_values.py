@@ -278,6 +278,43 @@ def test_bytes_that_are_no_arrow_are_refused() -> None:
         values.decode(Received("arrow", b"not arrow at all", meta={"kind": "table"}))
 
 
+def arrow_bytes(table: pa.Table, **options: object) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize(
+    "column", [pa.array(range(1000)), pa.array(["x"] * 1000).dictionary_encode()], ids=["plain", "dictionary"]
+)
+def test_tables_that_would_grow_in_the_kernel_are_refused(compression: str, column: pa.Array) -> None:
+    table = pa.table({"a": column})
+    assert values.decode(Received("arrow", arrow_bytes(table), meta={"kind": "table"})) == table
+    with pytest.raises(BadValue, match="Compressed tables"):
+        values.decode(Received("arrow", arrow_bytes(table, compression=compression), meta={"kind": "table"}))
+
+
+def test_a_table_of_nothing_can_not_be_endless() -> None:
+    table = pa.table({"a": pa.nulls(1 << 20)})
+    with pytest.raises(BadValue, match="1048576 rows can't be in"):
+        values.decode(Received("arrow", arrow_bytes(table), meta={"kind": "dataframe"}))
+
+
+def test_a_table_of_any_objects_can_not_travel_without_pickle() -> None:
+    with pytest.raises(CannotTravel):
+        values.encode("x", pd.DataFrame({"a": [object(), 1]}), max_bytes=MOST, arrow=True)
+
+
+@pytest.mark.parametrize("at", [0, 4, 8, 16])
+def test_a_damaged_table_is_a_bad_value(at: int) -> None:
+    data = bytearray(arrow_bytes(pa.table({"a": [1, 2], "b": ["x", None]})))
+    data[at : at + 4] = b"\xff\xff\xff\x7f"
+    with pytest.raises(BadValue):
+        values.decode(Received("arrow", bytes(data), meta={"kind": "table"}))
+
+
 def test_arrow_extension_types_are_refused() -> None:
     table = pa.table({"a": pa.array([b"0" * 16], pa.uuid())})
     with pytest.raises(BadValue, match="extension"):
