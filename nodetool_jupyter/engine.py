@@ -148,10 +148,10 @@ class Engine:
         live = self._live.get(job_id)
         return self._unstored.get(job_id) if live is None else live.committed
 
-    def ended(self, job_id: str) -> threading.Event | None:
-        """What is set when a live job has ended and everyone has heard of it."""
+    def wait(self, job_id: str, timeout: float | None) -> Job | None:
+        """A live job once it has ended and everyone has heard of it; `None` when it isn't live here, or not in time."""
         live = self._live.get(job_id)
-        return None if live is None else live.ended
+        return live.committed if live is not None and live.ended.wait(timeout) else None
 
     def outcome(self, job_id: str) -> Outcome:
         """The values of a job of this manager; empty when they are forgotten."""

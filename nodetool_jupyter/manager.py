@@ -206,9 +206,8 @@ class JobExecutionManager:
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait for the end of a job. Raises `JobNotFinished` after `timeout` seconds, `JobNotFound`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        engine = self._running()
-        if (ended := engine.ended(job_id)) is not None:
-            ended.wait(timeout)
+        if (ended := self._running().wait(job_id, timeout)) is not None:
+            return ended
         while not (job := self.get(job_id)).status.final:
             left = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, deadline - time.monotonic())
             if left <= 0:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -175,23 +175,14 @@ class Supervision:
         self._change(JobStatus.RUNNING, before=[isolation])
         if self._stopped is not None:
             self._begin_stop(worker)
-        async with anyio.create_task_group() as tasks:
-            if self.job.request.limits.wall_seconds is not None:
-                tasks.start_soon(self._time_out, self.job.request.limits.wall_seconds)
+        loop, wall_seconds = asyncio.get_running_loop(), self.job.request.limits.wall_seconds
+        with ExitStack() as timers:
+            if wall_seconds is not None:
+                timers.callback(loop.call_later(wall_seconds, self.stop, StopCause.TIMEOUT).cancel)
             await self._read(worker)
-            tasks.start_soon(self._end_overdue)
-            exit_event = await worker.wait()
-            tasks.cancel_scope.cancel()
-        return exit_event
-
-    async def _time_out(self, wall_seconds: float) -> None:
-        await anyio.sleep(wall_seconds)
-        self.stop(StopCause.TIMEOUT)
-
-    async def _end_overdue(self) -> None:
-        """Nothing more can come from the worker, so it must end on its own within the grace."""
-        await anyio.sleep(self._grace_seconds)
-        self.stop(StopCause.OVERDUE)
+            # nothing more can come from the worker, so it must end on its own within the grace
+            timers.callback(loop.call_later(self._grace_seconds, self.stop, StopCause.OVERDUE).cancel)
+            return await worker.wait()
 
     async def _read(self, worker: Worker) -> None:
         try:

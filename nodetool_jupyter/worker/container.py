@@ -22,6 +22,8 @@ import struct
 import sys
 import time
 
+from . import HELD_SIGNALS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
@@ -75,7 +77,7 @@ def _become_worker(channel: socket.socket, pipes: list[int], *, untrusted: bool)
         os.dup2(descriptor, target, inheritable=target < 3)
     os.closerange(4, ARCHIVE)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     sys.argv = [""]
     sys.path[:] = ["", *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
     if untrusted:

@@ -9,10 +9,11 @@ import io
 import os
 import signal
 import sys
+from _signal import pthread_sigmask  # type: ignore[import-not-found]  # what it raises shows no line of `signal`
 from _thread import start_new_thread
 from time import sleep
 
-from . import display, figures, logs, progress, shell, sources
+from . import HELD_SIGNALS, display, figures, logs, progress, shell, sources
 from .cell import run_cell
 from .current import Inside, claim_process, current
 from .execute import Cell, attempt_all, is_plain_exit, run_on_a_loop
@@ -109,18 +110,24 @@ def _nothing(*_: object) -> None:
 def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
     _take_surroundings(run)
     main = _make_main()
+    _take_signals()
     for header, body in inputs:
         main.__dict__[header["name"]] = unpack(header, body)
     inputs.clear()
     filename = run["filename"]
     when_imported("linecache", lambda _: sources.take({**run.get("sources", {}), filename: ("", run["code"])}))
-    signal.signal(signal.SIGTERM, _terminate)
     cell = Cell(run["code"], filename)
     try:
         run_cell(cell, main.__dict__, outputs=run["outputs"], inside=inside, place=_Place())
     finally:
         for pattern in run["collect"]:
             save_all(pattern)
+
+
+def _take_signals() -> None:
+    """Let a stop reach the work from here on; one that came while the process booted arrives now."""
+    signal.signal(signal.SIGTERM, _terminate)
+    pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
 
 def _take_surroundings(run: Report) -> None:

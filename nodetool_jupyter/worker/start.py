@@ -11,6 +11,8 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from . import HELD_SIGNALS
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_SCORE = "800"
@@ -36,12 +38,16 @@ def fork_exec(
     """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     me = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
         pid = os.fork()
     except OSError:
         os.close(read_end)
         os.close(write_end)
         raise
+    finally:
+        if os.getpid() == me:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if pid == 0:
         become(order, descriptors, write_end, parent=me, join=join)
     os.close(write_end)
@@ -67,6 +73,7 @@ def become(
 ) -> None:
     """Make the job's leader of this forked process; without `execute` it stays in this interpreter and returns.
 
+    `HELD_SIGNALS` are blocked here and stay so: the new process unblocks them when it can take them.
     `report` is closed when that is done; otherwise it gets what went wrong, and the process ends.
     """
     step, number, done = "start", 0, False
@@ -112,7 +119,7 @@ def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
     for number in _IGNORED_HERE:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
 
 
 def _limit(order: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from . import start
+from . import HELD_SIGNALS, start
 from .control import PREFIX
 
 TAKEN = b"+"
@@ -30,6 +31,7 @@ _PROBE_SECONDS = 60
 
 def serve(channel: int) -> None:
     """Take one order to get warm, then keep children waiting until the other end is closed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
     control = socket.socket(fileno=channel)
     order = _receive(control)
     if order is None:
@@ -89,7 +91,6 @@ def _importable(names: Sequence[str]) -> list[str]:
 
 
 def _probe(names: Sequence[str], answers: int) -> None:
-    import signal
     import threading
 
     signal.alarm(_PROBE_SECONDS)
@@ -135,6 +136,7 @@ def _wait_for_order(orders: socket.socket) -> None:
     from .main import main
 
     descriptors: list[int] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
         order = _receive(orders, descriptors)
         if order is None or len(descriptors) != 3:
