@@ -15,6 +15,7 @@ _CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSY
 _MOST_DETAIL = 4_000
 _FAULT = "Fatal Python error"
 _CRASHED = "Current thread"
+_OURS = ("/nodetool_jupyter/worker/", '"<string>", line 1 in <module>')  # the second is a container's loader
 
 
 def describe(
@@ -90,7 +91,7 @@ def _fault_lines(stderr_tail: str) -> str:
         return ""
     first, _, rest = stderr_tail[start:].partition("\n")
     _, found, thread = rest.partition(_CRASHED)
-    lines = [line for line in thread.splitlines() if "/nodetool_jupyter/worker/" not in line and line.startswith("  ")]
+    lines = [line for line in thread.splitlines() if line.startswith("  ") and not any(ours in line for ours in _OURS)]
     return "\n".join([first, *([_CRASHED + " (most recent call first):", *lines] if found else [])])[:_MOST_DETAIL]
 
 

@@ -78,10 +78,7 @@ def become(
     """
     step, number, done = "start", 0, False
     try:
-        os.setsid()
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(127)
+        _leave(parent)
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, 16)
         _place(descriptors)
         _reset_signals()
@@ -103,6 +100,14 @@ def become(
         if not done:
             os.write(report, json.dumps([step, number]).encode())
             os._exit(127)
+
+
+def _leave(parent: int) -> None:
+    """A session of its own, which ends with the parent."""
+    os.setsid()
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(127)
 
 
 def _place(descriptors: Sequence[int]) -> None:

@@ -41,8 +41,21 @@ MECHANISMS = {
     "file_size_bytes": "RLIMIT_FSIZE",
 }
 _NEEDS = {"memory_bytes": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
-_UPDATABLE = ("memory_bytes", "cpus", "pids")
-_LABEL = "nodetool"
+_ENVIRON = (
+    f"HOME={WORKDIR}",
+    "LANG=C.UTF-8",
+    "PYTHONUNBUFFERED=1",
+    "PYTHONFAULTHANDLER=1",
+    "PYTHONDONTWRITEBYTECODE=1",
+)
+_STREAMS = {
+    "OpenStdin": True,
+    "StdinOnce": True,
+    "AttachStdin": True,
+    "AttachStdout": True,
+    "AttachStderr": True,
+    "Tty": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +96,6 @@ def container_spec(
     defaults = {name: value for name, value in wanted.items() if name not in asked and name in able}
     limits = {**defaults, **{name: value for name, value in asked.items() if name in able}}
     options = request.container
-    untrusted = request.profile is Profile.UNTRUSTED
     user = options.user or (image_user if image_user.partition(":")[0] not in ("", "0", "root") else NOBODY)
     config = {
         "Image": image,
@@ -91,30 +103,14 @@ def container_spec(
         "Entrypoint": [],
         "Cmd": ["python3", "-I", "-S", "-c", LOADER, request.profile.value],
         "WorkingDir": options.workdir or WORKDIR,
-        "Env": [
-            f"HOME={WORKDIR}",
-            "LANG=C.UTF-8",
-            "PYTHONUNBUFFERED=1",
-            "PYTHONFAULTHANDLER=1",
-            "PYTHONDONTWRITEBYTECODE=1",
-        ],
+        "Env": list(_ENVIRON),
         "Healthcheck": {"Test": ["NONE"]},
-        "OpenStdin": True,
-        "StdinOnce": True,
-        "AttachStdin": True,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Tty": False,
+        **_STREAMS,
         "HostConfig": {
             **_limit_fields(limits),
             **_shut(network),
-            "ReadonlyRootfs": untrusted or options.read_only,
-            "Tmpfs": {**_tmpfs(user, untrusted=untrusted), **options.tmpfs},
-            "Ulimits": _ulimits(limits, untrusted=untrusted),
-            "Mounts": [
-                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
-                for bind in options.binds
-            ],
+            **_files(request, user),
+            "Ulimits": _ulimits(limits, untrusted=request.profile is Profile.UNTRUSTED),
             "DeviceRequests": _device_requests(options.gpus, devices),
         },
     }
@@ -154,6 +150,19 @@ def _shut(network: str) -> dict[str, Any]:
         "AutoRemove": False,
         "RestartPolicy": {"Name": "", "MaximumRetryCount": 0},
         "LogConfig": {"Type": "none", "Config": {}},
+    }
+
+
+def _files(request: JobRequest, user: str) -> dict[str, Any]:
+    """What can be written, and what of the host is seen."""
+    options, untrusted = request.container, request.profile is Profile.UNTRUSTED
+    return {
+        "ReadonlyRootfs": untrusted or options.read_only,
+        "Tmpfs": {**_tmpfs(user, untrusted=untrusted), **options.tmpfs},
+        "Mounts": [
+            {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
+            for bind in options.binds
+        ],
     }
 
 
