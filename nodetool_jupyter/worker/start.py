@@ -67,6 +67,7 @@ def become(
     `report` is closed when that is done; otherwise it gets what went wrong, and the process ends.
     """
     step, number, done = "start", 0, False
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # the job's own may be below what is open here
     try:
         os.setsid()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -80,7 +81,7 @@ def become(
         step = "cwd"
         os.chdir(order["cwd"])
         if not execute:
-            os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            os.closerange(4, most)
             done = True
             return
         step = "python"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from nodetool_jupyter.frames import Returned
+from nodetool_jupyter.jobs import ResourceLimits
+from nodetool_jupyter.runners.process_supervisor import SupervisorLink
 from nodetool_jupyter.runners.process_warmth import Warmth
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from tests.runners.processes import HANG_GUARD_SECONDS, Outcome, Place
@@ -128,8 +130,6 @@ def test_another_environment_means_a_new_interpreter(plain: Place) -> None:
 
 def test_limits_and_stops_hold_for_a_forked_interpreter(grouped: Place) -> None:
     async def one(runner: SubprocessRunner) -> Outcome:
-        from nodetool_jupyter.jobs import ResourceLimits
-
         await warm(grouped, runner)
         limits = ResourceLimits(memory_bytes=256 << 20)
         return await warm(grouped, runner, "x = bytearray(512 << 20)", limits=limits)
@@ -218,3 +218,44 @@ def test_the_supervisor_has_nothing_of_the_kernels_environment(plain: Place, mon
         return (await plain.drive(runner, code, environ={})).text()
 
     assert session(plain, one) == "False\n"
+
+
+def test_the_end_of_an_old_warm_parent_is_not_taken_for_that_of_the_new_one(
+    plain: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_warm, orders = SupervisorLink.keep_warm, list[dict[str, Any]]()
+
+    def keep(link: SupervisorLink, order: dict[str, Any]) -> None:
+        orders.append(order)
+        keep_warm(link, order)
+
+    monkeypatch.setattr(SupervisorLink, "keep_warm", keep)
+
+    async def replace(runner: SubprocessRunner) -> Outcome:
+        await plain.drive(runner, "1")
+        [link] = runner._links
+        supervisor = psutil.Process(link.pid)
+
+        async def until_there_are(count: int) -> None:
+            while sum("warm" in child.cmdline() for child in supervisor.children()) < count:
+                await anyio.lowlevel.checkpoint()
+
+        await until_there_are(1)
+        supervisor.suspend()
+        keep_warm(link, {**orders[0], "key": "new"})
+        await until_there_are(3)  # it and two that wait: now both have something to say to the supervisor
+        supervisor.resume()
+        assert runner._warmth is not None
+        runner._warmth._key = "new"
+        monkeypatch.setattr(runner._warmth, "learn", lambda *_: None)
+        return await warm(plain, runner)
+
+    assert isinstance(session(plain, replace).terminal, Returned)
+
+
+def test_a_forked_interpreter_takes_a_job_that_may_open_few_files(place: Place) -> None:
+    async def one(runner: SubprocessRunner) -> Outcome:
+        await warm(place, runner)
+        return await warm(place, runner, limits=ResourceLimits(open_files=12))
+
+    assert isinstance(session(place, one).terminal, Returned)
