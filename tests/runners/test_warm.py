@@ -15,8 +15,10 @@ import anyio.lowlevel
 import psutil
 import pytest
 
-from nodetool_jupyter.frames import Returned
+from nodetool_jupyter.events import Stream
+from nodetool_jupyter.frames import Report, Returned
 from nodetool_jupyter.jobs import ResourceLimits
+from nodetool_jupyter.runners.base import Worker
 from nodetool_jupyter.runners.process_supervisor import SupervisorLink
 from nodetool_jupyter.runners.process_warmth import Warmth
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
@@ -166,6 +168,30 @@ def test_waiting_interpreters_die_with_the_supervisor(place: Place) -> None:
     assert waiting
     _, alive = psutil.wait_procs(waiting, timeout=HANG_GUARD_SECONDS)
     assert alive == []
+
+
+@pytest.mark.parametrize("leave", ["pass", "os.setsid()"])
+def test_what_a_forked_interpreter_forks_dies_with_the_supervisor_too(place: Place, leave: str) -> None:
+    code = f"import os, time\nif os.fork() == 0:\n    {leave}\n    time.sleep(1000)\n"
+    code += "print('up', flush=True)\ntime.sleep(1000)"
+
+    async def kill(runner: SubprocessRunner) -> tuple[Outcome, list[psutil.Process]]:
+        forked: list[psutil.Process] = []
+
+        def up(worker: Worker, report: Report) -> None:
+            if isinstance(report, Stream):
+                forked.extend(psutil.Process(int(worker.isolation().details["pid"])).children())
+                os.kill(runner._links[-1].pid, signal.SIGKILL)
+
+        await warm(place, runner)
+        lost = await place.drive(runner, code, on_report=up)
+        await place.drive(runner, "1")  # its supervisor removes what the killed one left
+        return lost, forked
+
+    lost, forked = session(place, kill)
+    assert (lost.exit.cause, lost.isolation.details["start"]) == ("supervisor_lost", FORKED)
+    assert len(forked) == 1
+    assert [child for child in forked if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_a_waiting_interpreter_that_was_killed_is_not_given_a_job(plain: Place) -> None:
