@@ -10,7 +10,7 @@ from typing import Any
 
 from ..jobs import Job
 from ..places import resource_name
-from ..worker.tree import JOB_VARIABLE
+from ..worker.tree import JOB_VARIABLE, NO_JOB
 from .base import Parcel
 
 _OWN_VARIABLES = frozenset({JOB_VARIABLE, "TMPDIR"})
@@ -58,7 +58,7 @@ class Warmth:
         return {
             "key": key,
             "argv": self._argv,
-            "env": environ,
+            "env": {**environ, JOB_VARIABLE: NO_JOB},
             "cwd": "/",
             "sys_path": sys_path,
             "modules": list(self._modules),

@@ -29,7 +29,7 @@ class Control:
         self.socket = end
         self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._in = bytearray()
-        self._descriptors: list[int] = []
+        self._descriptors: deque[list[int]] = deque()
 
     @property
     def unsent(self) -> int:
@@ -65,15 +65,18 @@ class Control:
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that are there now, possibly none; `None` once the other end is gone."""
         try:
-            data, beside, _, _ = self.socket.recvmsg(_CHUNK, _BESIDE_BYTES, socket.MSG_CMSG_CLOEXEC)
+            data, beside, flags, _ = self.socket.recvmsg(_CHUNK, _BESIDE_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return []
         except ConnectionError:
             return None
+        numbers: list[int] = []
         for level, kind, part in beside:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 whole = len(part) // _DESCRIPTOR.size * _DESCRIPTOR.size
-                self._descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(part[:whole])]
+                numbers += [number for (number,) in _DESCRIPTOR.iter_unpack(part[:whole])]
+        if numbers or flags & socket.MSG_CTRUNC:
+            self._descriptors.append(numbers)
         if not data:
             return None
         self._in += data
@@ -90,11 +93,12 @@ class Control:
         return messages
 
     def take(self, count: int) -> list[int] | None:
-        """The descriptors of the message just received; `None` when some did not arrive (too many are open).
+        """The descriptors of the next message that had some; `None` when not all arrived (too many are open).
 
-        The kernel ends a read at a message with descriptors, so none of a later one are here yet.
+        The kernel gives them with a message's first bytes and ends the read there. A long message is read in
+        parts, and its last part may come together with the next message and what that one has.
         """
-        taken, self._descriptors = self._descriptors, []
+        taken = self._descriptors.popleft() if self._descriptors else []
         if len(taken) == count:
             return taken
         _close(taken)
@@ -103,8 +107,9 @@ class Control:
     def close(self) -> None:
         """Close this end and every descriptor that was on its way."""
         self._drop_unsent()
-        _close(self._descriptors)
-        self._descriptors = []
+        for numbers in self._descriptors:
+            _close(numbers)
+        self._descriptors.clear()
         self.socket.close()
 
     def _drop_unsent(self) -> None:

@@ -77,6 +77,7 @@ def become(
     `report` is closed when that is done; otherwise it gets what went wrong, and the process ends.
     """
     step, number, done = "start", 0, False
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # the job's own may be below what is open here
     try:
         _leave(parent)
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, 16)
@@ -89,7 +90,7 @@ def become(
         step = "cwd"
         os.chdir(order["cwd"])
         if not execute:
-            os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            os.closerange(4, most)
             done = True
             return
         step = "python"

@@ -163,7 +163,7 @@ class Supervisor:
         self._census.apart.add(pool.session)
 
         def hear() -> None:
-            if not pool.hear():
+            if not pool.hear() and pool is self._warm:  # a new one may have come in the same turn
                 self._cool()
 
         self._selector.register(pool.channel, selectors.EVENT_READ, hear)

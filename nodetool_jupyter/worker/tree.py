@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 JOB_VARIABLE = "NODETOOL_JOB_ID"
+NO_JOB = "-" * 256
+"""The variable's value in a warm parent: room for a job's id, which its children write there."""
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 

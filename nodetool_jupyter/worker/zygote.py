@@ -9,6 +9,7 @@ to the reaper. They share its hash seed and nothing else that could be guessed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 
 from . import HELD_SIGNALS, start
 from .control import PREFIX
+from .tree import JOB_VARIABLE, NO_JOB
 
 TAKEN = b"+"
 OWN = ("process", "display", "execute", "tracebacks", "values", "transfer", "pickled", "channel", "progress", "logs")
@@ -143,10 +145,20 @@ def _wait_for_order(orders: socket.socket) -> None:
             os._exit(0)
         orders.send(TAKEN)
         start.become(order, descriptors, orders.detach(), parent=order["parent"], execute=False)
+        _tell_whose_it_is(order["env"][JOB_VARIABLE])
         _renew(order["env"])
         main(3)
     finally:
         os._exit(1)
+
+
+def _tell_whose_it_is(job: str) -> None:
+    """Write the job's id where `/proc` shows it for this process and those it forks, as for one that was executed."""
+    find = ctypes.CDLL(None).getenv
+    find.restype = ctypes.c_void_p
+    place, name = find(JOB_VARIABLE.encode()), os.fsencode(job)
+    if place and len(name) <= len(NO_JOB):
+        ctypes.memmove(place, name.ljust(len(NO_JOB), b"\0"), len(NO_JOB))
 
 
 def _renew(environ: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from nodetool_jupyter.runners.base import Parcel
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.worker import wire, zygote
 from nodetool_jupyter.worker.control import PREFIX
+from nodetool_jupyter.worker.tree import JOB_VARIABLE
 from tests.runners.processes import HANG_GUARD_SECONDS, Place
 
 # Runs in the process that boots: says that it is here, and goes on when the stop has arrived and waits.
@@ -96,7 +97,7 @@ def test_a_stop_finds_a_waiting_interpreter_before_it_is_the_jobs(tmp_path: Path
         while not _blocks(process.pid, signal.SIGINT):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        order = {"parent": os.getpid(), "cwd": str(tmp_path), "env": {}, "rlimits": {}}
+        order = {"parent": os.getpid(), "cwd": str(tmp_path), "env": {JOB_VARIABLE: "j"}, "rlimits": {}}
         data = wire.json.dumps(order).encode()
         socket.send_fds(orders, [PREFIX.pack(len(data)) + data], [null, null, its_channel.fileno()])
         assert orders.recv(1) == zygote.TAKEN

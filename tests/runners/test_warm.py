@@ -8,14 +8,18 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 import psutil
 import pytest
 
-from nodetool_jupyter.frames import Returned
+from nodetool_jupyter.events import Stream
+from nodetool_jupyter.frames import Report, Returned
+from nodetool_jupyter.jobs import ResourceLimits
+from nodetool_jupyter.runners.base import Worker
+from nodetool_jupyter.runners.process_supervisor import SupervisorLink
 from nodetool_jupyter.runners.process_warmth import Warmth
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from tests.runners.processes import HANG_GUARD_SECONDS, Outcome, Place
@@ -128,8 +132,6 @@ def test_another_environment_means_a_new_interpreter(plain: Place) -> None:
 
 def test_limits_and_stops_hold_for_a_forked_interpreter(grouped: Place) -> None:
     async def one(runner: SubprocessRunner) -> Outcome:
-        from nodetool_jupyter.jobs import ResourceLimits
-
         await warm(grouped, runner)
         limits = ResourceLimits(memory_bytes=256 << 20)
         return await warm(grouped, runner, "x = bytearray(512 << 20)", limits=limits)
@@ -166,6 +168,30 @@ def test_waiting_interpreters_die_with_the_supervisor(place: Place) -> None:
     assert waiting
     _, alive = psutil.wait_procs(waiting, timeout=HANG_GUARD_SECONDS)
     assert alive == []
+
+
+@pytest.mark.parametrize("leave", ["pass", "os.setsid()"])
+def test_what_a_forked_interpreter_forks_dies_with_the_supervisor_too(place: Place, leave: str) -> None:
+    code = f"import os, time\nif os.fork() == 0:\n    {leave}\n    time.sleep(1000)\n"
+    code += "print('up', flush=True)\ntime.sleep(1000)"
+
+    async def kill(runner: SubprocessRunner) -> tuple[Outcome, list[psutil.Process]]:
+        forked: list[psutil.Process] = []
+
+        def up(worker: Worker, report: Report) -> None:
+            if isinstance(report, Stream):
+                forked.extend(psutil.Process(int(worker.isolation().details["pid"])).children())
+                os.kill(runner._links[-1].pid, signal.SIGKILL)
+
+        await warm(place, runner)
+        lost = await place.drive(runner, code, on_report=up)
+        await place.drive(runner, "1")  # its supervisor removes what the killed one left
+        return lost, forked
+
+    lost, forked = session(place, kill)
+    assert (lost.exit.cause, lost.isolation.details["start"]) == ("supervisor_lost", FORKED)
+    assert len(forked) == 1
+    assert [child for child in forked if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_a_waiting_interpreter_that_was_killed_is_not_given_a_job(plain: Place) -> None:
@@ -218,3 +244,44 @@ def test_the_supervisor_has_nothing_of_the_kernels_environment(plain: Place, mon
         return (await plain.drive(runner, code, environ={})).text()
 
     assert session(plain, one) == "False\n"
+
+
+def test_the_end_of_an_old_warm_parent_is_not_taken_for_that_of_the_new_one(
+    plain: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_warm, orders = SupervisorLink.keep_warm, list[dict[str, Any]]()
+
+    def keep(link: SupervisorLink, order: dict[str, Any]) -> None:
+        orders.append(order)
+        keep_warm(link, order)
+
+    monkeypatch.setattr(SupervisorLink, "keep_warm", keep)
+
+    async def replace(runner: SubprocessRunner) -> Outcome:
+        await plain.drive(runner, "1")
+        [link] = runner._links
+        supervisor = psutil.Process(link.pid)
+
+        async def until_there_are(count: int) -> None:
+            while sum("warm" in child.cmdline() for child in supervisor.children()) < count:
+                await anyio.lowlevel.checkpoint()
+
+        await until_there_are(1)
+        supervisor.suspend()
+        keep_warm(link, {**orders[0], "key": "new"})
+        await until_there_are(3)  # it and two that wait: now both have something to say to the supervisor
+        supervisor.resume()
+        assert runner._warmth is not None
+        runner._warmth._key = "new"
+        monkeypatch.setattr(runner._warmth, "learn", lambda *_: None)
+        return await warm(plain, runner)
+
+    assert isinstance(session(plain, replace).terminal, Returned)
+
+
+def test_a_forked_interpreter_takes_a_job_that_may_open_few_files(place: Place) -> None:
+    async def one(runner: SubprocessRunner) -> Outcome:
+        await warm(place, runner)
+        return await warm(place, runner, limits=ResourceLimits(open_files=12))
+
+    assert isinstance(session(place, one).terminal, Returned)
