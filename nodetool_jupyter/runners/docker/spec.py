@@ -41,8 +41,7 @@ MECHANISMS = {
     "file_size_bytes": "RLIMIT_FSIZE",
 }
 _NEEDS = {"memory_bytes": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
-_UPDATABLE = ("memory_bytes", "cpus", "pids")
-_LABEL = "nodetool"
+_UPDATABLE = ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,21 +185,16 @@ def _device_requests(gpus: str, devices: tuple[str, ...]) -> list[dict[str, Any]
 
 
 def pool_key(spec: ContainerSpec) -> str:
-    """Equal for containers that differ only in what `update` can change."""
+    """Equal for containers that differ only in what `update` can change: not whether there is a limit at all."""
     import json
 
-    host = {
-        name: value
-        for name, value in spec.host.items()
-        if name not in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
-    }
+    host = {name: bool(value) if name in _UPDATABLE else value for name, value in spec.host.items()}
     return json.dumps([{**spec.config, "HostConfig": host}], sort_keys=True)
 
 
 def update_fields(spec: ContainerSpec) -> dict[str, Any]:
     """The body of the engine's update call, for limits that differ from those a waiting container has."""
-    fields = {name: spec.host[name] for name in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")}
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: spec.host[name] for name in _UPDATABLE if spec.host[name]}
 
 
 def above_host(limits: ResourceLimits, facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
