@@ -11,7 +11,6 @@ import msgspec
 
 from ..config import Settings
 from ..containers import (
-    WORKDIR,
     ContainerOptions,
     parse_bind,
     parse_gpus,
@@ -19,6 +18,7 @@ from ..containers import (
     parse_pull,
     parse_tmpfs,
     parse_user,
+    parse_workdir,
 )
 from ..errors import InvalidRequest
 from ..jobs import Profile, ResourceLimits
@@ -89,7 +89,7 @@ def container_changes(given: Namespace) -> dict[str, Any]:
         "volumes": ("binds", lambda: tuple(parse_bind(text, "-v") for text in given.volumes)),
         "tmpfs": ("tmpfs", lambda: dict(parse_tmpfs(text, "--tmpfs") for text in given.tmpfs)),
         "read_only": ("read_only", lambda: True),
-        "workdir": ("workdir", lambda: _workdir(given.workdir)),
+        "workdir": ("workdir", lambda: parse_workdir(given.workdir, "--workdir")),
         "collect": ("collect", lambda: tuple(given.collect)),
         "requirements": ("requirements", lambda: _requirements(given.requirements)),
     }
@@ -111,14 +111,6 @@ def docker_limits(limits: ResourceLimits, settings: Settings) -> ResourceLimits:
     }
     unset = {field: settings[name] for field, name in names.items() if getattr(limits, field) is None}
     return msgspec.structs.replace(limits, **{field: value for field, value in unset.items() if value is not None})
-
-
-def _workdir(text: str) -> str:
-    if not text.startswith("/"):
-        raise InvalidRequest(
-            f"--workdir {text!r} is not an absolute path in the container. Write {WORKDIR} or the like."
-        )
-    return text
 
 
 def _requirements(text: str) -> tuple[str, ...]:

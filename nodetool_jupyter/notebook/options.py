@@ -165,17 +165,9 @@ class Options(Struct, frozen=True):
 
 def resolve(given: Namespace, settings: Settings) -> Options:
     """What the line says, then what is set. Raises `InvalidRequest` for a value that can't be read."""
-    profile = given.profile if given.profile is not None else settings["profile"]
-    if profile not in tuple(Profile):
-        raise InvalidRequest(f"--profile {profile!r} is not one of {', '.join(Profile)}.")
-    progress = given.progress if given.progress is not None else settings["progress"]
-    if progress not in VALUES["--progress"]:
-        raise InvalidRequest(f"--progress {progress!r} is not one of {', '.join(VALUES['--progress'])}.")
-    job = given.job or ""
-    if job and not is_name(job):
-        raise InvalidRequest(
-            f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
-        )
+    profile = _one_of("--profile", given.profile, settings["profile"])
+    progress = _one_of("--progress", given.progress, settings["progress"])
+    job = _bindable(given.job or "")
     timeout = given.timeout is None and settings["timeout"]
     asked = limits(given)
     runner = given.runner or settings["runner"]
@@ -211,6 +203,21 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         dry_run=given.dry_run,
         container=container,
     )
+
+
+def _one_of(flag: str, given: str | None, chosen: str) -> str:
+    word = chosen if given is None else given
+    if word not in VALUES[flag]:
+        raise InvalidRequest(f"{flag} {word!r} is not one of {', '.join(VALUES[flag])}.")
+    return word
+
+
+def _bindable(job: str) -> str:
+    if job and not is_name(job):
+        raise InvalidRequest(
+            f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
+        )
+    return job
 
 
 def limits(given: Namespace) -> ResourceLimits:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from nodetool_jupyter.config import Settings, job_environment
 from nodetool_jupyter.containers import ContainerOptions
@@ -34,12 +36,11 @@ class Jobs:
 
     def submit(
         self, code: str, *, job_id: str | None = None, secrets: dict[str, str] | None = None, values: Any = (),
-        container: ContainerOptions = ContainerOptions(), **fields: Any,
+        container: ContainerOptions | None = None, **fields: Any,
     ) -> Job:  # fmt: skip
         """`values`: encoded inputs."""
-        import msgspec
-
-        options = msgspec.structs.replace(container, image=container.image or images.IMAGE)
+        options = container or ContainerOptions()
+        options = msgspec.structs.replace(options, image=options.image or images.IMAGE)
         request = JobRequest(work=CodeWork(code), runner="docker", container=options, **fields)
         environ = job_environment(self.manager.settings.environ, request)
         parcel = Parcel(inputs=values, environ=environ, secrets=secrets or {})
@@ -96,6 +97,3 @@ def isolation(events: list[AnyEvent]) -> Isolation:
     """What was in force."""
     [found] = of(events, Isolation)
     return found
-
-
-Until = Callable[[Callable[[], Any], str], Any]

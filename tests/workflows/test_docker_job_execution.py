@@ -209,7 +209,8 @@ def test_a_time_limit_stops_the_container_and_says_how_to_get_more(jobs: Jobs) -
 
 
 def test_a_cancel_interrupts_and_leaves_a_receipt(jobs: Jobs) -> None:
-    code = "import time\ntry:\n    print('up', flush=True)\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved')"
+    code = "import time\ntry:\n    print('up', flush=True)\n    time.sleep(600)\nexcept KeyboardInterrupt:\n"
+    code += "    print('saved')"
     job = jobs.submit(code)
     jobs.seen(job)
     assert jobs.manager.cancel(job.id)
@@ -286,7 +287,7 @@ def test_a_chosen_id_is_kept(jobs: Jobs) -> None:
 
 def test_isolation_tells_what_was_in_force(jobs: Jobs) -> None:
     limits = ResourceLimits(memory_bytes=256 << 20, cpus=0.5, pids=40, shm_bytes=32 << 20)
-    job, events = jobs.run("1", limits=limits)
+    _, events = jobs.run("1", limits=limits)
     found = isolation(events)
     assert (found.runner, found.profile, found.boundary, found.not_held) == ("docker", "default", "container", ())
     assert set(found.held) >= {"memory_bytes", "cpus", "pids", "shm_bytes", "open_files"}

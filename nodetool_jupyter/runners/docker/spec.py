@@ -13,6 +13,7 @@ from .bundle import LOADER
 
 NOBODY = "65534:65534"
 LEAST_MEMORY_BYTES = 32 << 20
+LEAST_CPUS = 0.01
 _NANO = 10**9
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -84,12 +85,35 @@ def container_spec(
     options = request.container
     untrusted = request.profile is Profile.UNTRUSTED
     user = options.user or (image_user if image_user.partition(":")[0] not in ("", "0", "root") else NOBODY)
+    covered = {bind.target for bind in options.binds}
     config = {
+        **_program(request.profile),
         "Image": image,
         "User": user,
-        "Entrypoint": [],
-        "Cmd": ["python3", "-I", "-S", "-c", LOADER, request.profile.value],
         "WorkingDir": options.workdir or WORKDIR,
+        "HostConfig": {
+            **_limit_fields(limits),
+            **_shut(network),
+            "ReadonlyRootfs": untrusted or options.read_only,
+            "Tmpfs": {**_tmpfs(user, covered, untrusted=untrusted), **options.tmpfs},
+            "Ulimits": _ulimits(limits, untrusted=untrusted),
+            "Mounts": [
+                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
+                for bind in options.binds
+            ],
+            "DeviceRequests": _device_requests(options.gpus, devices),
+        },
+    }
+    missing = tuple(name for name in {**wanted, **asked} if name not in able)
+    held = {name: able[name] for name in limits}
+    return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
+
+
+def _program(profile: Profile) -> dict[str, Any]:
+    """What runs, and where its streams go."""
+    return {
+        "Entrypoint": [],
+        "Cmd": ["python3", "-I", "-S", "-c", LOADER, profile.value],
         "Env": [
             f"HOME={WORKDIR}",
             "LANG=C.UTF-8",
@@ -104,22 +128,7 @@ def container_spec(
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": False,
-        "HostConfig": {
-            **_limit_fields(limits),
-            **_shut(network),
-            "ReadonlyRootfs": untrusted or options.read_only,
-            "Tmpfs": {**_tmpfs(user, untrusted=untrusted), **options.tmpfs},
-            "Ulimits": _ulimits(limits, untrusted=untrusted),
-            "Mounts": [
-                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
-                for bind in options.binds
-            ],
-            "DeviceRequests": _device_requests(options.gpus, devices),
-        },
     }
-    missing = tuple(name for name in {**wanted, **asked} if name not in able)
-    held = {name: able[name] for name in limits}
-    return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
 
 
 def _within(wanted: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, float]:
@@ -156,12 +165,14 @@ def _shut(network: str) -> dict[str, Any]:
     }
 
 
-def _tmpfs(user: str, *, untrusted: bool) -> dict[str, str]:
+def _tmpfs(user: str, covered: set[str], *, untrusted: bool) -> dict[str, str]:
     uid, _, gid = user.partition(":")
     whose = f",uid={uid},gid={gid if gid.isdigit() else uid}" if uid.isdigit() else ",mode=1777"
     temporary = "rw,nosuid,nodev,noexec,size=64m" if untrusted else "rw,nosuid,nodev,exec,size=512m"
+    temporary += ",mode=1777"
     job = "rw,nosuid,nodev,size=256m" if untrusted else "rw,nosuid,nodev,exec,size=1g"
-    return {"/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+    found = {"/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+    return {path: how for path, how in found.items() if path not in covered}
 
 
 def _ulimits(limits: Mapping[str, float], *, untrusted: bool) -> list[dict[str, Any]]:
