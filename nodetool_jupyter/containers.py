@@ -14,6 +14,11 @@ from .quantities import parse_size
 
 PULLS = ("missing", "always", "never")
 WORKDIR = "/job"
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _USER = re.compile(r"(?:[0-9]+|[a-z_][a-z0-9_-]*)(?::(?:[0-9]+|[a-z_][a-z0-9_-]*))?")
 _MOST_ID = 2**31 - 1
@@ -68,6 +73,13 @@ def is_pinned(image: str) -> bool:
         return True
     tag = image.rpartition("/")[2].partition(":")[2]
     return tag not in ("", "latest")
+
+
+def parse_image(text: str, what: str) -> str:
+    """A reference to an image. Raises `InvalidRequest`."""
+    if not _IMAGE.fullmatch(text):
+        raise InvalidRequest(f"{what} {text!r} is no image's name. Write NAME:TAG, as in python:3.12-slim. {_NOTHING}")
+    return text
 
 
 def parse_pull(text: str, what: str) -> str:

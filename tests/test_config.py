@@ -35,8 +35,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "docker_network": ("bridge", "bridge"),
     "database_url": ("sqlite:////tmp/x.sqlite", "sqlite:////tmp/x.sqlite"),
 }
-FREE_TEXT = {"env", "python", "docker_image", "database_url"}
-WORDS = {"docker_user", "docker_network"}
+FREE_TEXT = {"env", "python", "database_url"}
+WORDS = {"docker_image", "docker_user", "docker_network"}
 """A name may stand here."""
 VARIABLES = [(setting.name, variable) for setting in SETTINGS for variable in setting.variables]
 

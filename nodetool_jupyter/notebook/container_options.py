@@ -14,6 +14,7 @@ from ..containers import (
     ContainerOptions,
     parse_bind,
     parse_gpus,
+    parse_image,
     parse_network,
     parse_pull,
     parse_tmpfs,
@@ -80,7 +81,7 @@ def container_options(given: Namespace, settings: Settings, profile: Profile) ->
 def container_changes(given: Namespace) -> dict[str, Any]:
     """Only what the line says: fields of `ContainerOptions`. Raises `InvalidRequest`."""
     readers: dict[str, tuple[str, Callable[[], Any]]] = {
-        "image": ("image", lambda: given.image),
+        "image": ("image", lambda: parse_image(given.image, "--image")),
         "pull": ("pull", lambda: parse_pull(given.pull, "--pull")),
         "gpus": ("gpus", lambda: parse_gpus(given.gpus, "--gpus")),
         "gpus_shared": ("gpus_shared", lambda: True),
@@ -95,8 +96,6 @@ def container_changes(given: Namespace) -> dict[str, Any]:
     }
     found = {field: read() for name, (field, read) in readers.items() if getattr(given, name) not in (None, False)}
     if "image" in found:
-        if not found["image"].strip() or any(ch.isspace() for ch in found["image"]):
-            raise InvalidRequest(f"--image {given.image!r} is no image's name. Write NAME:TAG, as in python:3.12-slim.")
         found["pinned"] = ""
     return found
 
