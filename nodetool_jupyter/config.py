@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .containers import default_image, parse_gpu_devices, parse_network, parse_pull, parse_user
+from .containers import default_image, parse_gpu_devices, parse_image, parse_network, parse_pull, parse_user
 from .errors import InvalidRequest
 from .jobs import JobRequest, Profile
 from .quantities import parse_count, parse_duration, parse_number, parse_size, parse_switch
@@ -73,7 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("thread_pool_size", ("THREAD_POOL_SIZE",), parse_count, None, "threaded jobs at once"),
     Setting("max_workflow_threads", ("MAX_WORKFLOW_THREADS",), parse_count, None, "threaded + subprocess at once"),
     Setting("docker_max_jobs", ("DOCKER_MAX_JOBS",), parse_count, None, "containers at once"),
-    Setting("docker_image", ("NODETOOL_DOCKER_IMAGE",), _text, default_image(), "image of docker jobs"),
+    Setting("docker_image", ("NODETOOL_DOCKER_IMAGE",), parse_image, default_image(), "image of docker jobs"),
     Setting("docker_pull", ("DOCKER_PULL_POLICY",), parse_pull, "missing", "when an image is fetched"),
     Setting("docker_memory", ("DOCKER_MEMORY_LIMIT", "DOCKER_MEM_LIMIT"), parse_size, None, "memory of docker jobs"),
     Setting("docker_cpus", ("DOCKER_CPU_LIMIT",), parse_number, None, "processors of docker jobs"),

@@ -14,12 +14,20 @@ from .quantities import parse_size
 
 PULLS = ("missing", "always", "never")
 WORKDIR = "/job"
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_USER = re.compile(r"(?:\d+|[a-z_][a-z0-9_-]*)(?::(?:\d+|[a-z_][a-z0-9_-]*))?")
-_DEVICE = re.compile(r"[A-Za-z0-9-]+(?::\d+)?")  # a number, a UUID, or NVIDIA's name of a part of one
+_USER = re.compile(r"(?:[0-9]+|[a-z_][a-z0-9_-]*)(?::(?:[0-9]+|[a-z_][a-z0-9_-]*))?")
+_MOST_ID = 2**31 - 1
+_DEVICE = re.compile(r"[0-9]+(?::[0-9]+)?|(?:GPU|MIG)-[A-Za-z0-9-]+(?:/[0-9]+/[0-9]+)?")  # a number, a UUID, a part
 _NOTHING = "Nothing was started."
+_SYSTEM = ("proc", "sys", "dev")
 _TMPFS_WORDS = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev"}
-_TMPFS_VALUES = {"size", "mode", "uid", "gid"}
+_TMPFS_VALUES = {"size": re.compile(r".+"), "mode": re.compile(r"[0-7]{3,4}"),
+                 "uid": re.compile(r"[0-9]{1,9}"), "gid": re.compile(r"[0-9]{1,9}")}  # fmt: skip
 
 
 class Bind(Struct, frozen=True):
@@ -67,6 +75,13 @@ def is_pinned(image: str) -> bool:
     return tag not in ("", "latest")
 
 
+def parse_image(text: str, what: str) -> str:
+    """A reference to an image. Raises `InvalidRequest`."""
+    if not _IMAGE.fullmatch(text):
+        raise InvalidRequest(f"{what} {text!r} is no image's name. Write NAME:TAG, as in python:3.12-slim. {_NOTHING}")
+    return text
+
+
 def parse_pull(text: str, what: str) -> str:
     """When to fetch the image. Raises `InvalidRequest`."""
     if text not in PULLS:
@@ -88,29 +103,45 @@ def parse_network(text: str, what: str) -> str:
 
 def parse_user(text: str, what: str) -> str:
     """`UID[:GID]` or names. Raises `InvalidRequest`."""
-    if not _USER.fullmatch(text):
+    if not _USER.fullmatch(text) or any(part.isdigit() and int(part) > _MOST_ID for part in text.split(":")):
         raise InvalidRequest(f"{what} {text!r} is no user. Write UID or UID:GID, as in 1000:1000. {_NOTHING}")
     return text
 
 
 def parse_gpus(text: str, what: str) -> str:
     """`all`, a count, `none`, or `"device=0,2"`; as `ContainerOptions.gpus` has it. Raises `InvalidRequest`."""
-    fields = next(csv.reader([text.strip()]), [])
-    words = ",".join(fields)
-    if words in ("", "none", "0"):
-        return ""
-    if words == "all" or (words.isascii() and words.isdigit()):
-        return words.lstrip("0") or ""
-    ids = words.removeprefix("device=").split(",")
-    if words.startswith("device=") and all(_DEVICE.fullmatch(one) for one in ids):
-        return f"device={','.join(dict.fromkeys(ids))}"
-    raise InvalidRequest(f"{what} {text!r} can't be read. Write all, a number, none, or '\"device=0,2\"'. {_NOTHING}")
+    found = _gpus(text)
+    if found is None:
+        raise InvalidRequest(
+            f"{what} {text!r} can't be read. Write all, a number, none, or '\"device=0,2\"'. {_NOTHING}"
+        )
+    return found
 
 
 def parse_gpu_devices(text: str, what: str) -> str:
     """As `parse_gpus`, where plain numbers are ids, not a count: `0`, `0,2`. Raises `InvalidRequest`."""
     plain = text.strip()
-    return parse_gpus(plain if plain in ("", "all", "none") or "=" in plain else f'"device={plain}"', what)
+    found = _gpus(plain if plain in ("", "all", "none") or "=" in plain else f'"device={plain}"')
+    if found is None:
+        raise InvalidRequest(f"{what} {text!r} can't be read. Write all, none, or ids of GPUs: 0,2. {_NOTHING}")
+    return found
+
+
+def _gpus(text: str) -> str | None:
+    """As `docker run` takes it: one field of CSV, in quotes where it has commas of its own."""
+    try:
+        fields = next(csv.reader([text.strip()]), [])
+    except csv.Error:
+        return None
+    words = ",".join(fields)
+    if words in ("", "none", "0"):
+        return ""
+    if words == "all" or (words.isascii() and words.isdigit()):
+        return words.lstrip("0")
+    ids = words.removeprefix("device=").split(",")
+    if words.startswith("device=") and all(_DEVICE.fullmatch(one) for one in ids):
+        return f"device={','.join(dict.fromkeys(ids))}"
+    return None
 
 
 def gpu_ids(gpus: str) -> tuple[str, ...]:
@@ -141,23 +172,45 @@ def parse_tmpfs(text: str, what: str) -> tuple[str, str]:
     """`DST[:options]` with a size. Raises `InvalidRequest`."""
     target, _, options = text.partition(":")
     words = [word for word in options.split(",") if word]
-    for word in words:
-        name, given, value = word.partition("=")
-        if (name not in _TMPFS_VALUES if given else word not in _TMPFS_WORDS) or (given and not value):
-            raise InvalidRequest(f"{what} {text!r}: option {word!r} is not known. Write size=64m, mode=, uid=, gid=, "
-                                 f"exec or noexec. {_NOTHING}")  # fmt: skip
-        if name == "size":
-            parse_size(value, f"{what} {text!r}: size")
-    if not any(word.startswith("size=") for word in words):
+    names = {word.partition("=")[0] for word in words}
+    if "size" not in names:
         raise InvalidRequest(
             f"{what} {text!r} has no size, and could fill the memory. Write {target}:size=64m. {_NOTHING}"
         )
-    return _inside(target, text, what), ",".join(words)
+    found = [_tmpfs_option(word, text, what) for word in words]
+    if names.isdisjoint({"mode", "uid"}):
+        found.append("mode=1777")  # else it has the mode of the folder that it covers
+    return _inside(target, text, what), ",".join(found)
+
+
+def _tmpfs_option(word: str, text: str, what: str) -> str:
+    name, given, value = word.partition("=")
+    known = _TMPFS_VALUES.get(name)
+    if not (known is not None and known.fullmatch(value) if given else word in _TMPFS_WORDS):
+        raise InvalidRequest(f"{what} {text!r}: option {word!r} is not known. Write size=64m, mode=, uid=, gid=, "
+                             f"exec or noexec. {_NOTHING}")  # fmt: skip
+    return f"size={parse_size(value, f'{what} {text!r}: size')}" if name == "size" else word
+
+
+def parse_workdir(text: str, what: str) -> str:
+    """Where the code runs. Raises `InvalidRequest`."""
+    path = posixpath.normpath("/" + text.lstrip("/"))
+    if not text.startswith("/") or "\0" in text or ".." in text.split("/") or path.split("/")[1] in _SYSTEM:
+        raise InvalidRequest(
+            f"{what} {text!r} must be an absolute path in the container, and none of the system's own. "
+            f"Write {WORKDIR} or the like. {_NOTHING}"
+        )
+    return path
 
 
 def _inside(target: str, text: str, what: str) -> str:
-    if not target.startswith("/") or posixpath.normpath(target) == "/" or ".." in target.split("/"):
+    path = posixpath.normpath("/" + target.lstrip("/"))
+    if not target.startswith("/") or "\0" in target or path == "/" or ".." in target.split("/"):
         raise InvalidRequest(
             f"{what} {text!r}: {target!r} must be an absolute path in the container, and not '/'. {_NOTHING}"
         )
-    return posixpath.normpath(target)
+    if path.split("/")[1] in _SYSTEM:
+        raise InvalidRequest(
+            f"{what} {text!r}: {path!r} is the system's own in the container. Take another. {_NOTHING}"
+        )
+    return path

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 from nodetool_jupyter.config import BY_NAME, RUNNERS, SETTINGS, Settings, job_environment, usable_cpus
 from nodetool_jupyter.errors import InvalidRequest
-from nodetool_jupyter.jobs import Profile
+from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile
 
 SAMPLES: dict[str, tuple[str, object]] = {
     "env": ("production", "production"),
@@ -22,9 +23,21 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "noninteractive": ("yes", True),
     "thread_pool_size": ("3", 3),
     "max_workflow_threads": ("7", 7),
+    "docker_max_jobs": ("3", 3),
+    "docker_image": ("python:3.12-slim", "python:3.12-slim"),
+    "docker_pull": ("never", "never"),
+    "docker_memory": ("1.5g", 1536 << 20),
+    "docker_cpus": ("0.5", 0.5),
+    "docker_pids": ("64", 64),
+    "docker_shm_size": ("2g", 2 << 30),
+    "docker_user": ("1000:100", "1000:100"),
+    "docker_gpus": ("0,2", "device=0,2"),
+    "docker_network": ("bridge", "bridge"),
     "database_url": ("sqlite:////tmp/x.sqlite", "sqlite:////tmp/x.sqlite"),
 }
 FREE_TEXT = {"env", "python", "database_url"}
+WORDS = {"docker_image", "docker_user", "docker_network"}
+"""A name may stand here."""
 VARIABLES = [(setting.name, variable) for setting in SETTINGS for variable in setting.variables]
 
 
@@ -48,6 +61,7 @@ def test_a_variable_sets_its_setting_and_only_that(name: str, variable: str) -> 
 @pytest.mark.parametrize(("name", "variable"), [(n, v) for n, v in VARIABLES if n not in FREE_TEXT])
 @pytest.mark.parametrize("text", ["banana", "-1", "0.0.0"])
 def test_a_value_that_cannot_be_read_is_an_error_that_names_the_variable(name: str, variable: str, text: str) -> None:
+    text = f"{text}!" if name in WORDS else text
     with pytest.raises(InvalidRequest) as caught:
         Settings({variable: text})
     assert variable in str(caught.value)
@@ -163,19 +177,29 @@ KERNEL = {
 }
 
 
+def passed(**fields: Any) -> dict[str, str]:
+    return job_environment(KERNEL, JobRequest(work=CodeWork(""), **fields))
+
+
 def test_a_job_gets_only_the_names_on_the_list() -> None:
-    passed = job_environment(KERNEL, Profile.DEFAULT, {})
-    assert "secret" not in passed.values()
-    assert set(KERNEL) - set(passed) == {
+    found = passed(runner="subprocess")
+    assert "secret" not in found.values()
+    assert set(KERNEL) - set(found) == {
         *("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "NODETOOL_AUTH_TOKEN"),
         *("PYTHONPATH", "LD_PRELOAD", "XPATH"),
     }
 
 
 def test_a_trusted_job_gets_the_whole_environment() -> None:
-    assert job_environment(KERNEL, Profile.TRUSTED, {}) == KERNEL
+    assert passed(runner="subprocess", profile=Profile.TRUSTED) == KERNEL
 
 
-def test_what_was_asked_for_holds_over_the_kernels_own() -> None:
-    passed = job_environment(KERNEL, Profile.DEFAULT, {"TZ": "Asia/Tokyo", "MY_NAME": "1"})
-    assert (passed["TZ"], passed["MY_NAME"]) == ("Asia/Tokyo", "1")
+@pytest.mark.parametrize("profile", Profile)
+def test_a_container_gets_next_to_nothing_whatever_its_profile(profile: Profile) -> None:
+    assert passed(runner="docker", profile=profile) == {"LANG": "C.UTF-8", "TZ": "UTC"}
+
+
+@pytest.mark.parametrize("runner", ["subprocess", "docker"])
+def test_what_was_asked_for_holds_over_the_kernels_own(runner: str) -> None:
+    found = passed(runner=runner, env={"TZ": "Asia/Tokyo", "MY_NAME": "1"})
+    assert (found["TZ"], found["MY_NAME"]) == ("Asia/Tokyo", "1")

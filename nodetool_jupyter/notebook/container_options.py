@@ -11,14 +11,15 @@ import msgspec
 
 from ..config import Settings
 from ..containers import (
-    WORKDIR,
     ContainerOptions,
     parse_bind,
     parse_gpus,
+    parse_image,
     parse_network,
     parse_pull,
     parse_tmpfs,
     parse_user,
+    parse_workdir,
 )
 from ..errors import InvalidRequest
 from ..jobs import Profile, ResourceLimits
@@ -80,7 +81,7 @@ def container_options(given: Namespace, settings: Settings, profile: Profile) ->
 def container_changes(given: Namespace) -> dict[str, Any]:
     """Only what the line says: fields of `ContainerOptions`. Raises `InvalidRequest`."""
     readers: dict[str, tuple[str, Callable[[], Any]]] = {
-        "image": ("image", lambda: given.image),
+        "image": ("image", lambda: parse_image(given.image, "--image")),
         "pull": ("pull", lambda: parse_pull(given.pull, "--pull")),
         "gpus": ("gpus", lambda: parse_gpus(given.gpus, "--gpus")),
         "gpus_shared": ("gpus_shared", lambda: True),
@@ -89,14 +90,12 @@ def container_changes(given: Namespace) -> dict[str, Any]:
         "volumes": ("binds", lambda: tuple(parse_bind(text, "-v") for text in given.volumes)),
         "tmpfs": ("tmpfs", lambda: dict(parse_tmpfs(text, "--tmpfs") for text in given.tmpfs)),
         "read_only": ("read_only", lambda: True),
-        "workdir": ("workdir", lambda: _workdir(given.workdir)),
+        "workdir": ("workdir", lambda: parse_workdir(given.workdir, "--workdir")),
         "collect": ("collect", lambda: tuple(given.collect)),
         "requirements": ("requirements", lambda: _requirements(given.requirements)),
     }
     found = {field: read() for name, (field, read) in readers.items() if getattr(given, name) not in (None, False)}
     if "image" in found:
-        if not found["image"].strip() or any(ch.isspace() for ch in found["image"]):
-            raise InvalidRequest(f"--image {given.image!r} is no image's name. Write NAME:TAG, as in python:3.12-slim.")
         found["pinned"] = ""
     return found
 
@@ -111,14 +110,6 @@ def docker_limits(limits: ResourceLimits, settings: Settings) -> ResourceLimits:
     }
     unset = {field: settings[name] for field, name in names.items() if getattr(limits, field) is None}
     return msgspec.structs.replace(limits, **{field: value for field, value in unset.items() if value is not None})
-
-
-def _workdir(text: str) -> str:
-    if not text.startswith("/"):
-        raise InvalidRequest(
-            f"--workdir {text!r} is not an absolute path in the container. Write {WORKDIR} or the like."
-        )
-    return text
 
 
 def _requirements(text: str) -> tuple[str, ...]:

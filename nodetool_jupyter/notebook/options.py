@@ -165,25 +165,28 @@ class Options(Struct, frozen=True):
 
 def resolve(given: Namespace, settings: Settings) -> Options:
     """What the line says, then what is set. Raises `InvalidRequest` for a value that can't be read."""
-    profile = given.profile if given.profile is not None else settings["profile"]
-    if profile not in tuple(Profile):
-        raise InvalidRequest(f"--profile {profile!r} is not one of {', '.join(Profile)}.")
-    progress = given.progress if given.progress is not None else settings["progress"]
-    if progress not in VALUES["--progress"]:
-        raise InvalidRequest(f"--progress {progress!r} is not one of {', '.join(VALUES['--progress'])}.")
-    job = given.job or ""
-    if job and not is_name(job):
-        raise InvalidRequest(
-            f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
-        )
+    profile = _one_of("--profile", given.profile, settings["profile"])
+    progress = _one_of("--progress", given.progress, settings["progress"])
+    job = _bindable(given.job or "")
+    timeout = given.timeout is None and settings["timeout"]
+    asked = limits(given)
     runner = given.runner or settings["runner"]
+    container = ContainerOptions()
+    if runner == "docker":
+        asked = container_options.docker_limits(asked, settings)
+        container = container_options.container_options(given, settings, Profile(profile))
+    elif alone := container_options.given_options(given):
+        raise InvalidRequest(
+            f"Option {alone[0]} is for containers, and the job runs {runner}. Add --runner docker, or leave it out. "
+            "Nothing was started."
+        )
     return Options(
         runner=runner,
         profile=Profile(profile),
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
         background=settings["background"] if given.background is None else given.background,
-        limits=_all_limits(given, settings, runner),
+        limits=msgspec.structs.replace(asked, wall_seconds=timeout) if timeout else asked,
         python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
         env=tuple(given.env or ()),
@@ -198,26 +201,23 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
         raises=not given.no_raise,
         dry_run=given.dry_run,
-        container=_container(given, settings, runner, Profile(profile)),
+        container=container,
     )
 
 
-def _all_limits(given: Namespace, settings: Settings, runner: str) -> ResourceLimits:
-    asked = limits(given)
-    if given.timeout is None and settings["timeout"]:
-        asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
-    return container_options.docker_limits(asked, settings) if runner == "docker" else asked
+def _one_of(flag: str, given: str | None, chosen: str) -> str:
+    word = chosen if given is None else given
+    if word not in VALUES[flag]:
+        raise InvalidRequest(f"{flag} {word!r} is not one of {', '.join(VALUES[flag])}.")
+    return word
 
 
-def _container(given: Namespace, settings: Settings, runner: str, profile: Profile) -> ContainerOptions:
-    if runner == "docker":
-        return container_options.container_options(given, settings, profile)
-    if alone := container_options.given_options(given):
+def _bindable(job: str) -> str:
+    if job and not is_name(job):
         raise InvalidRequest(
-            f"Option {alone[0]} is for containers, and the job runs {runner}. Add --runner docker, or leave it out. "
-            "Nothing was started."
+            f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
         )
-    return ContainerOptions()
+    return job
 
 
 def limits(given: Namespace) -> ResourceLimits:

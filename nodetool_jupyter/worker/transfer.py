@@ -60,8 +60,17 @@ def unpack(header: Report, body: memoryview) -> object:
     received = _Received(header, body)
     found, error = attempt(decode, received)
     if error is not None:
-        raise InputNotReadable(received.name, received.type_name, f"{type(error).__name__}: {error}") from error
+        raise InputNotReadable(received.name, received.type_name, _why(error)) from error
     return found
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"its Python has no module {error.name!r}. Install it there (in a container: --requirements {error.name}), "
+            "or send plain data"
+        )
+    return f"{type(error).__name__}: {error}"
 
 
 class Fed:

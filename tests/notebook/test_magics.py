@@ -88,7 +88,7 @@ def test_background_waits_at_the_end_of_its_cell_when_noninteractive(shell: Inte
         ("%%nodetool -m 2x\n1", "--memory '2x' is not a size."),
         ("%%nodetool\n\n  ", "The cell is empty below %%nodetool."),
         ("%%nodetool -i nope\n1", "--in names 'nope', and the kernel has no such variable."),
-        ("%%nodetool -r podman\n1", "There is no runner 'podman'. Choose one of: subprocess, threaded."),
+        ("%%nodetool -r podman\n1", "There is no runner 'podman'. Choose one of: docker, subprocess, threaded."),
         ("%%nodetool\nx = 1\nx = = 2", "Line 3 of the cell is not valid Python: invalid syntax."),
         ("%%nodetool -e NOT_THERE -r subprocess\n1", "-e NOT_THERE: the kernel's environment has no 'NOT_THERE'."),
         ("%%nodetool --secret NOT_THERE -r subprocess\n1", "--secret NOT_THERE:"),

@@ -10,6 +10,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from nodetool_jupyter.config import RUNNERS, Settings
+from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
 from nodetool_jupyter.notebook.completion import VERBS
@@ -66,6 +67,7 @@ def test_every_option_is_understood() -> None:
         max_transfer_bytes=1 << 20,
         raises=False,
         dry_run=True,
+        container=ContainerOptions(),
     )
 
 
@@ -118,7 +120,7 @@ def test_one_layer_of_quotes_is_stripped_as_a_shell_does(line: str, words: list[
         ("-o 1a", ["--out '1a'"]),
         ("--label =x", ["--label '=x'"]),
         ("--name 'open", ["Close the quotation"]),
-        ("--image python:3.12", ["'--image'", "docker", "not offered yet"]),
+        ("--image python:3.12", ["Option --image is for containers", "Add --runner docker"]),
     ],
 )
 def test_a_mistake_is_named_in_one_sentence(line: str, parts: list[str]) -> None:

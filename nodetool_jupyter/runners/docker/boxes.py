@@ -181,7 +181,9 @@ def _attach(client: APIClient, container: str) -> socket.socket:
                 f"{client.base_url} gives no stream that can be read natively", "Use a unix:// or tcp:// engine"
             )
         return plain
-    return socket.socket(fileno=os.dup(plain.fileno()))
+    own = socket.socket(fileno=os.dup(plain.fileno()))
+    found._response.close()  # else its descriptor keeps the stream open after ours is closed
+    return own
 
 
 def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:

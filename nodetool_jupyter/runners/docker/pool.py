@@ -58,8 +58,8 @@ class StandbyPool:
         key = self._coming.pop(future)
         if future.exception() is not None:  # the next job of the kind is told why, when it starts without
             return
-        if self._closed:
-            self._discard(future.result())
+        if self._closed:  # its container goes with the owner's others, which are removed when nothing is made any more
+            future.result().connection.close()
             return
         self._waiting.append(_Waiting(key, future.result(), time.monotonic()))
         self._watch()
@@ -79,7 +79,7 @@ class StandbyPool:
         self._executor.submit(self._close, box)
 
     def empty(self) -> None:
-        """Close every box, those that are still being made as they come. Blocks; no box is taken or made after."""
+        """Close every box; no box is taken or made after. Those that are still being made are left to the owner."""
         self._closed = True
         if self._timer:
             self._timer.cancel()

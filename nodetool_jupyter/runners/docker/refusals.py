@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import InvalidRequest, ProfileRefused
 from ...jobs import JobRequest, Profile
 from ...quantities import format_size
-from .spec import LEAST_MEMORY_BYTES, above_host
+from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, above_host
 
 _NOTHING = "Nothing was started."
 _OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cpus"}
@@ -22,6 +22,11 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             f"--memory {format_size(memory)} is too little for Python itself. "
             f"Take {format_size(LEAST_MEMORY_BYTES)} or more. {_NOTHING}"
+        )
+    cpus = request.limits.cpus
+    if cpus is not None and cpus < LEAST_CPUS:
+        raise InvalidRequest(
+            f"--cpus {cpus:g} is less than an engine can hold. Take {LEAST_CPUS:g} or more. {_NOTHING}"
         )
     for name, asked, there in above_host(request.limits, facts):
         how = format_size if name != "cpus" else "{:g}".format

@@ -18,6 +18,7 @@ from ...events import Isolation, Notification
 from ...frames import Report
 from ...jobs import Job, JobRequest
 from ...worker import wire
+from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Worker, WorkerNotStarted
 from ..process_worker import value_frame
 from ..run_frame import run_frame
@@ -114,7 +115,7 @@ class DockerRunner:
                 self.engine,
                 box,
                 isolation=_isolation(job.request, box, image),
-                first=[*(value_frame(value) for value in parcel.inputs), _run(job.request, parcel)],
+                first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel)],
                 executor=self._executor,
             )
             del parcel
@@ -263,8 +264,8 @@ def _isolation(request: JobRequest, box: Box, image: Image) -> Isolation:
     )
 
 
-def _run(request: JobRequest, parcel: Parcel) -> list[wire.Buffer]:
-    environ = dict(parcel.environ)
+def _run(job: Job, parcel: Parcel) -> list[wire.Buffer]:
+    request, environ = job.request, {**parcel.environ, JOB_VARIABLE: job.id}
     cpus = request.limits.cpus
     if cpus:
         environ.setdefault("OMP_NUM_THREADS", str(max(1, round(cpus))))

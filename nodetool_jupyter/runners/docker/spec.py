@@ -13,6 +13,7 @@ from .bundle import LOADER
 
 NOBODY = "65534:65534"
 LEAST_MEMORY_BYTES = 32 << 20
+LEAST_CPUS = 0.01
 _NANO = 10**9
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -41,21 +42,7 @@ MECHANISMS = {
     "file_size_bytes": "RLIMIT_FSIZE",
 }
 _NEEDS = {"memory_bytes": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
-_ENVIRON = (
-    f"HOME={WORKDIR}",
-    "LANG=C.UTF-8",
-    "PYTHONUNBUFFERED=1",
-    "PYTHONFAULTHANDLER=1",
-    "PYTHONDONTWRITEBYTECODE=1",
-)
-_STREAMS = {
-    "OpenStdin": True,
-    "StdinOnce": True,
-    "AttachStdin": True,
-    "AttachStdout": True,
-    "AttachStderr": True,
-    "Tty": False,
-}
+_UPDATABLE = ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,27 +83,52 @@ def container_spec(
     defaults = {name: value for name, value in wanted.items() if name not in asked and name in able}
     limits = {**defaults, **{name: value for name, value in asked.items() if name in able}}
     options = request.container
+    untrusted = request.profile is Profile.UNTRUSTED
     user = options.user or (image_user if image_user.partition(":")[0] not in ("", "0", "root") else NOBODY)
+    covered = {bind.target for bind in options.binds}
     config = {
+        **_program(request.profile),
         "Image": image,
         "User": user,
-        "Entrypoint": [],
-        "Cmd": ["python3", "-I", "-S", "-c", LOADER, request.profile.value],
         "WorkingDir": options.workdir or WORKDIR,
-        "Env": list(_ENVIRON),
-        "Healthcheck": {"Test": ["NONE"]},
-        **_STREAMS,
         "HostConfig": {
             **_limit_fields(limits),
             **_shut(network),
-            **_files(request, user),
-            "Ulimits": _ulimits(limits, untrusted=request.profile is Profile.UNTRUSTED),
+            "ReadonlyRootfs": untrusted or options.read_only,
+            "Tmpfs": {**_tmpfs(user, covered, untrusted=untrusted), **options.tmpfs},
+            "Ulimits": _ulimits(limits, untrusted=untrusted),
+            "Mounts": [
+                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
+                for bind in options.binds
+            ],
             "DeviceRequests": _device_requests(options.gpus, devices),
         },
     }
     missing = tuple(name for name in {**wanted, **asked} if name not in able)
     held = {name: able[name] for name in limits}
     return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
+
+
+def _program(profile: Profile) -> dict[str, Any]:
+    """What runs, and where its streams go."""
+    return {
+        "Entrypoint": [],
+        "Cmd": ["python3", "-I", "-S", "-c", LOADER, profile.value],
+        "Env": [
+            f"HOME={WORKDIR}",
+            "LANG=C.UTF-8",
+            "PYTHONUNBUFFERED=1",
+            "PYTHONFAULTHANDLER=1",
+            "PYTHONDONTWRITEBYTECODE=1",
+        ],
+        "Healthcheck": {"Test": ["NONE"]},
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+    }
 
 
 def _within(wanted: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, float]:
@@ -153,25 +165,14 @@ def _shut(network: str) -> dict[str, Any]:
     }
 
 
-def _files(request: JobRequest, user: str) -> dict[str, Any]:
-    """What can be written, and what of the host is seen."""
-    options, untrusted = request.container, request.profile is Profile.UNTRUSTED
-    return {
-        "ReadonlyRootfs": untrusted or options.read_only,
-        "Tmpfs": {**_tmpfs(user, untrusted=untrusted), **options.tmpfs},
-        "Mounts": [
-            {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
-            for bind in options.binds
-        ],
-    }
-
-
-def _tmpfs(user: str, *, untrusted: bool) -> dict[str, str]:
+def _tmpfs(user: str, covered: set[str], *, untrusted: bool) -> dict[str, str]:
     uid, _, gid = user.partition(":")
     whose = f",uid={uid},gid={gid if gid.isdigit() else uid}" if uid.isdigit() else ",mode=1777"
     temporary = "rw,nosuid,nodev,noexec,size=64m" if untrusted else "rw,nosuid,nodev,exec,size=512m"
+    temporary += ",mode=1777"
     job = "rw,nosuid,nodev,size=256m" if untrusted else "rw,nosuid,nodev,exec,size=1g"
-    return {"/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+    found = {"/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+    return {path: how for path, how in found.items() if path not in covered}
 
 
 def _ulimits(limits: Mapping[str, float], *, untrusted: bool) -> list[dict[str, Any]]:
@@ -195,21 +196,16 @@ def _device_requests(gpus: str, devices: tuple[str, ...]) -> list[dict[str, Any]
 
 
 def pool_key(spec: ContainerSpec) -> str:
-    """Equal for containers that differ only in what `update` can change."""
+    """Equal for containers that differ only in what `update` can change: not whether there is a limit at all."""
     import json
 
-    host = {
-        name: value
-        for name, value in spec.host.items()
-        if name not in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
-    }
+    host = {name: bool(value) if name in _UPDATABLE else value for name, value in spec.host.items()}
     return json.dumps([{**spec.config, "HostConfig": host}], sort_keys=True)
 
 
 def update_fields(spec: ContainerSpec) -> dict[str, Any]:
     """The body of the engine's update call, for limits that differ from those a waiting container has."""
-    fields = {name: spec.host[name] for name in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")}
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: spec.host[name] for name in _UPDATABLE if spec.host[name]}
 
 
 def above_host(limits: ResourceLimits, facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:

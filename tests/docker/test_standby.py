@@ -1,0 +1,143 @@
+"""Containers that wait for a job: used once, under the limits of their job, and by nobody who asked for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodetool_jupyter.containers import ContainerOptions
+from nodetool_jupyter.events import Exit
+from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from tests.docker.jobs import SLEEP, Jobs, isolation, jobs_on, kept_environ
+from tests.engine.private import Engine, until
+from tests.workflows.seeing import of, text
+
+
+@pytest.fixture
+def jobs(engine: Engine, environ: dict[str, str], tmp_path: Path) -> Iterator[Jobs]:
+    with jobs_on(engine, kept_environ(environ, tmp_path)) as found:
+        yield found
+
+
+def waiting(jobs: Jobs, count: int = 1) -> set[str]:
+    """The containers that wait, once there are so many."""
+
+    def ready() -> set[str]:
+        pool = jobs.manager.runner("docker")._pool  # type: ignore[attr-defined]
+        found = {one.box.id[:12] for one in pool._waiting}
+        return found if len(found) >= count and not pool._coming else set()
+
+    found: set[str] = until(ready, f"{count} containers wait")
+    return found
+
+
+def test_the_second_job_finds_a_container_waiting_and_each_is_used_once(jobs: Jobs) -> None:
+    used = []
+    for _ in range(4):
+        job, events = jobs.run("print('hello')")
+        assert (job.status, text(events)) == (JobStatus.COMPLETED, "hello\n")
+        used.append(jobs.container_of(job))
+        known = waiting(jobs)
+        assert known.isdisjoint(used)
+    job, _ = jobs.run("1")
+    assert jobs.container_of(job) in known
+    assert len(set(used)) == 4
+
+
+def test_a_waiting_container_gets_the_limits_of_its_job_and_they_are_audited(jobs: Jobs) -> None:
+    jobs.run("1")
+    known = waiting(jobs)
+    limits = ResourceLimits(memory_bytes=200 << 20, cpus=0.5, pids=33)
+    job = jobs.submit(SLEEP, limits=limits)
+    jobs.seen(job)
+    assert jobs.container_of(job) in known
+    host = jobs.inspect(job)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"], host["PidsLimit"]) == (
+        200 << 20, 200 << 20, 500_000_000, 33,
+    )  # fmt: skip
+    found = isolation(jobs.manager.events(job.id))
+    assert found.not_held == ()
+    assert found.details["profile_limits"] == {"shm_bytes": 1 << 30, "open_files": 4096}
+    jobs.manager.cancel(job.id)
+    jobs.end(job)
+
+
+def test_the_new_limits_hold(jobs: Jobs) -> None:
+    jobs.run("1")
+    known = waiting(jobs)
+    job, _ = jobs.run("kept = bytearray(400 << 20)", limits=ResourceLimits(memory_bytes=100 << 20))
+    assert jobs.container_of(job) in known
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.OUT_OF_MEMORY)
+    assert "--memory 200m" in job.message
+
+
+def test_more_of_every_limit_than_the_container_waited_with(jobs: Jobs) -> None:
+    jobs.run("1", limits=ResourceLimits(memory_bytes=64 << 20, cpus=0.5, pids=20))
+    known = waiting(jobs)
+    job, events = jobs.run("kept = bytearray(300 << 20)\nprint('held')")
+    assert jobs.container_of(job) in known
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "held\n"), job.message
+
+
+def test_a_trusted_job_takes_no_limits_from_the_container(jobs: Jobs) -> None:
+    jobs.run("1", profile=Profile.TRUSTED, limits=ResourceLimits(memory_bytes=64 << 20, pids=20))
+    waiting(jobs)
+    job = jobs.submit(SLEEP, profile=Profile.TRUSTED)
+    jobs.seen(job)
+    host = jobs.inspect(job)["HostConfig"]
+    assert (host["Memory"], host["NanoCpus"], host["PidsLimit"] or 0) == (0, 0, 0)
+    jobs.manager.cancel(job.id)
+    jobs.end(job)
+
+
+def test_profiles_and_other_settings_share_no_container(jobs: Jobs) -> None:
+    jobs.run("1")
+    known = waiting(jobs)
+    others = [
+        jobs.run("1", profile=Profile.TRUSTED)[0],
+        jobs.run("1", profile=Profile.UNTRUSTED)[0],
+        jobs.run("1", container=ContainerOptions(read_only=True))[0],
+        jobs.run("1", limits=ResourceLimits(shm_bytes=8 << 20))[0],
+    ]
+    assert {job.status for job in others} == {JobStatus.COMPLETED}
+    assert known.isdisjoint(map(jobs.container_of, others))
+
+
+def test_a_fresh_job_takes_no_waiting_container_and_leaves_none(jobs: Jobs) -> None:
+    job, _ = jobs.run("1", fresh=True)
+    assert job.status is JobStatus.COMPLETED
+    assert jobs.containers() == []
+    jobs.run("1")
+    known = waiting(jobs)
+    job, _ = jobs.run("1", fresh=True)
+    assert jobs.container_of(job) not in known
+    assert waiting(jobs) == known
+
+
+def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str]) -> None:
+    with jobs_on(engine, environ) as jobs:
+        jobs.run("1")
+        assert jobs.containers() == []
+
+
+def test_a_container_that_died_while_it_waited_is_passed_over(jobs: Jobs) -> None:
+    jobs.run("1")
+    [dead] = waiting(jobs)
+    with jobs.engine.client() as client:
+        client.api.kill(dead)
+        client.api.wait(dead)
+    job, events = jobs.run("print('here')")
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "here\n")
+    assert jobs.container_of(job) != dead
+    assert of(events, Exit)[0].code == 0
+
+
+def test_few_containers_wait_and_closing_the_manager_removes_them(jobs: Jobs) -> None:
+    for shm in range(8, 14):
+        jobs.run("1", limits=ResourceLimits(shm_bytes=shm << 20))
+    waiting(jobs)
+    until(lambda: len(jobs.containers()) <= 4, "no more than four wait")
+    jobs.manager.close()
+    assert jobs.containers() == []
