@@ -139,29 +139,6 @@ class Images:
         )
 
 
-def probe_python(engine: Engine, image: Image, labels: Mapping[str, str]) -> str:
-    """Ask the image's Python for its version; "" where there is none. Blocks for some tenths of a second."""
-    config = {
-        "Image": image.id,
-        "Entrypoint": [],
-        "Cmd": ["python3", "-I", "-S", "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))"],
-        "User": "65534:65534",
-        "Labels": dict(labels),
-        "HostConfig": {"NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True, "Memory": 256 << 20},
-    }
-    created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
-    try:
-        engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
-        engine.ask(lambda client: client.wait(created), seconds=LONG_SECONDS)
-        said: bytes = engine.ask(lambda client: client.logs(created))
-        return said.decode("utf-8", "replace").strip()
-    except EngineRefused:
-        return ""
-    finally:
-        with suppress(EngineRefused, EngineUnavailable):
-            engine.ask(lambda client: client.remove_container(created, v=True, force=True), seconds=LONG_SECONDS)
-
-
 def _pull_stream(client: Any, repository: str, tag: str) -> Any:
     """What `client.pull` reads, as a stream that another thread may close."""
     from docker import auth
