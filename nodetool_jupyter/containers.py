@@ -6,6 +6,7 @@ import csv
 import posixpath
 import re
 import sys
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -18,6 +19,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _USER = re.compile(r"(?:\d+|[a-z_][a-z0-9_-]*)(?::(?:\d+|[a-z_][a-z0-9_-]*))?")
 _DEVICE = re.compile(r"[A-Za-z0-9-]+(?::\d+)?")  # a number, a UUID, or NVIDIA's name of a part of one
 _NOTHING = "Nothing was started."
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"  # a name
+    r"(\s*\[[A-Za-z0-9._,\s-]*\])?"  # its extras
+    r"\s*\(?((===|==|~=|!=|<=|>=|<|>)\s*[A-Za-z0-9.*+!_-]+\s*,?\s*)*\)?"  # its versions
+    r"\s*(;[^@]*?)?"  # when it is needed
+    r"(\s+--hash=[a-z0-9]+:[0-9a-f]+)*"
+)
 _TMPFS_WORDS = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev"}
 _TMPFS_VALUES = {"size", "mode", "uid", "gid"}
 
@@ -153,6 +161,28 @@ def parse_tmpfs(text: str, what: str) -> tuple[str, str]:
             f"{what} {text!r} has no size, and could fill the memory. Write {target}:size=64m. {_NOTHING}"
         )
     return _inside(target, text, what), ",".join(words)
+
+
+def parse_requirements(lines: Iterable[str], what: str) -> tuple[str, ...]:
+    """Packages by name, with versions, markers and hashes, as a requirements file lists them. Raises `InvalidRequest`.
+
+    Options, addresses and paths are refused: what they name would have to be built, and that runs its code here.
+    """
+    text = re.sub(r"(^|\s)#.*$", "", "\n".join(lines).replace("\\\n", " "), flags=re.MULTILINE)
+    found = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines() if line.strip()))
+    for line in found:
+        if line.startswith("-"):
+            raise InvalidRequest(
+                f"{what}: {line!r} is an option of pip, which is not taken here. List packages only. {_NOTHING}"
+            )
+        if not _REQUIREMENT.fullmatch(line):
+            raise InvalidRequest(
+                f"{what}: {line!r} is not a package's name with versions, as in numpy>=2. Addresses and paths are not "
+                f"taken: only wheels from the index are, and nothing is built here. {_NOTHING}"
+            )
+    if not found:
+        raise InvalidRequest(f"{what} lists no package. Name some, or leave it out. {_NOTHING}")
+    return found
 
 
 def _inside(target: str, text: str, what: str) -> str:

@@ -179,15 +179,12 @@ def resolve(given: Namespace, settings: Settings) -> Options:
     timeout = given.timeout is None and settings["timeout"]
     asked = limits(given)
     runner = given.runner or settings["runner"]
-    container = ContainerOptions()
     if runner == "docker":
         asked = container_options.docker_limits(asked, settings)
-        container = container_options.container_options(given, settings, Profile(profile))
-    elif alone := container_options.given_options(given):
-        raise InvalidRequest(
-            f"Option {alone[0]} is for containers, and the job runs {runner}. Add --runner docker, or leave it out. "
-            "Nothing was started."
-        )
+        changed = container_options.container_changes(given)
+        container = container_options.container_options(changed, settings, Profile(profile))
+    else:
+        container = container_options.elsewhere(given, runner)
     return Options(
         runner=runner,
         profile=Profile(profile),
@@ -237,7 +234,7 @@ def labels(given: Iterable[str]) -> dict[str, str]:
 
 
 def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
-    """What `rerun`'s options change about a request: only what was given."""
+    """What `rerun`'s options change about a request: only what was given. Those of containers stand apart."""
     asked = limits(given)
     changed: dict[str, Any] = {"limits": msgspec.structs.replace(request.limits, **asked.asked())}
     if given.best_effort:
@@ -261,8 +258,6 @@ def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
     if given.profile and given.profile not in tuple(Profile):
         raise InvalidRequest(f"--profile {given.profile!r} is not one of {', '.join(Profile)}.")
     found = {name: make() for name, make in plain.items()}
-    if container := container_options.container_changes(given):
-        found["container"] = msgspec.structs.replace(request.container, **container)
     return {**changed, **{name: value for name, value in found.items() if value is not None}}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import tarfile
@@ -17,7 +16,7 @@ from ...events import NodeProgress
 from ..base import WorkerNotStarted
 from . import wheels
 from .boxes import remove
-from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused
+from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
 from .leftovers import OWNER_LABEL
@@ -53,7 +52,7 @@ Say = Callable[[NodeProgress], object]
 
 
 class Builder:
-    """Makes images for `ContainerOptions.requirements`; from any thread. labels: what tells whose the containers are."""
+    """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install."""
 
     def __init__(self, engine: Engine, environ: Mapping[str, str], labels: Mapping[str, str]) -> None:
         self._engine = engine
@@ -101,7 +100,7 @@ class Builder:
         try:
             file = folder / "requirements.txt"
             file.write_text("".join(f"{line}\n" for line in requirements))
-            found = wheels.fetch(file, python, folder / "wheels", self._environ, steps.fetching, stop)
+            found = wheels.fetch(file, python, folder / "wheels", self._environ, say=steps.fetching, stop=stop)
             (folder / "pip.zip").write_bytes(wheels.installer())
             with _container(self._engine, base, self._labels) as container:
                 steps.say(f"copy {len(found)} wheels")
@@ -183,16 +182,13 @@ class _container:  # noqa: N801 - used as a block
             "Cmd": _INSTALL,
             "User": "0:0",
             "WorkingDir": "/",
-            "Healthcheck": {"Test": ["NONE"]},
-            "Labels": {**labels, "nodetool.slot": "image"},
+            "Labels": dict(labels),
             "HostConfig": dict(_HOST),
         }
         self._id = ""
 
     def __enter__(self) -> str:
-        made = self._engine.ask(
-            lambda client: client.create_container_from_config(self._config), seconds=LONG_SECONDS
-        )
+        made = self._engine.ask(lambda client: client.create_container_from_config(self._config), seconds=LONG_SECONDS)
         self._id = str(made["Id"])
         return self._id
 

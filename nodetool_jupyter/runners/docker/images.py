@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .engine import CallOff, Engine, EngineRefused
 
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
@@ -37,11 +36,14 @@ class ImageMissing(Refused):
 
     code = "NT-D02"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing. "
-            "Nothing was started. [NT-D02]"
-        )
+    def __init__(self, name: str, pinned: str = "") -> None:
+        where = f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing."
+        if pinned:
+            where = (
+                f"The image that the job ran with, {pinned[7:19]}, is not in the engine any more. "
+                f"Add --image {name} to run with what that name means now."
+            )
+        super().__init__(f"{where} Nothing was started. [NT-D02]")
 
 
 class Images:
@@ -81,7 +83,7 @@ class Images:
         """Refuse what can't become a container: the image is missing, and may not be fetched."""
         found = self.find(options)
         if found is None and (options.pull == "never" or options.pinned):
-            raise ImageMissing(options.pinned or options.image or default_image())
+            raise ImageMissing(options.image or default_image(), options.pinned)
         return found
 
     def get(self, options: ContainerOptions, report: Callable[[NodeProgress], object], stop: CallOff) -> Image:

@@ -158,8 +158,8 @@ class DockerRunner:
         """In a thread of its own."""
         request, options = job.request, job.request.container
         image = self.images.get(options, say, stop)
-        self._note_drift(image, request, say)
         try:
+            self._note_drift(image, request, say)
             network = self._ensured_network(options.network)
             devices = (
                 leases.enter_context(

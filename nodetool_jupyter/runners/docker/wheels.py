@@ -56,14 +56,25 @@ def check_pip() -> None:
 
 
 def fetch(
-    requirements: Path, python: Python, folder: Path, environ: Mapping[str, str], say: Callable[[str], None], stop: CallOff
+    requirements: Path,
+    python: Python,
+    folder: Path,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+    stop: CallOff,
 ) -> list[Path]:
     """Download the wheels of a requirements file and of what they need into a folder; `say` is told the names.
 
     Blocks. Raises `WorkerNotStarted`.
     """
     folder.mkdir()
-    command = ["download", "--only-binary=:all:", "--progress-bar=off", f"--dest={folder}", f"--requirement={requirements}"]
+    command = [
+        "download",
+        "--only-binary=:all:",
+        "--progress-bar=off",
+        f"--dest={folder}",
+        f"--requirement={requirements}",
+    ]
     said = _pip(
         [*command, *_target(python)], python, environ, cwd=folder, stop=stop, heard=lambda line: _say(line, say)
     )
@@ -102,7 +113,7 @@ def _pip(
 ) -> str | None:
     """Run pip; `None` when it succeeded, else what it said. Raises `WorkerNotStarted` when called off."""
     argv = [sys.executable, "-P", "-c", _PIP, json.dumps(python.markers), *arguments, *_QUIET]
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter
         argv,
         cwd=cwd,
         env={**environ, "PYTHONUNBUFFERED": "1", "PIP_NO_COLOR": "1"},
@@ -161,6 +172,6 @@ def _why(said: str, python: Python, environ: Mapping[str, str], folder: Path, st
     if listed is not None:
         return f"There is no package {name!r} where pip looks. Check how it is spelled in --requirements. {_NOTHING}"
     return (
-        f"{missing!r} has no wheel for {python.name}, and nothing is built from source here. Ask for another version, "
-        f"choose an --image with another Python, or build an image of your own with it. {_NOTHING}"
+        f"Nothing that fits {missing!r} has a wheel for {python.name}, and nothing is built from source here. "
+        f"Ask for another version, or choose an --image with another Python or with the package in it. {_NOTHING}"
     )
