@@ -176,22 +176,14 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         raise InvalidRequest(
             f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
         )
-    timeout = given.timeout is None and settings["timeout"]
-    asked = limits(given)
     runner = given.runner or settings["runner"]
-    if runner == "docker":
-        asked = container_options.docker_limits(asked, settings)
-        changed = container_options.container_changes(given)
-        container = container_options.container_options(changed, settings, Profile(profile))
-    else:
-        container = container_options.elsewhere(given, runner)
     return Options(
         runner=runner,
         profile=Profile(profile),
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
         background=settings["background"] if given.background is None else given.background,
-        limits=msgspec.structs.replace(asked, wall_seconds=timeout) if timeout else asked,
+        limits=_all_limits(given, settings, runner),
         python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
         env=tuple(given.env or ()),
@@ -206,8 +198,21 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
         raises=not given.no_raise,
         dry_run=given.dry_run,
-        container=container,
+        container=_container(given, settings, runner, Profile(profile)),
     )
+
+
+def _all_limits(given: Namespace, settings: Settings, runner: str) -> ResourceLimits:
+    asked = limits(given)
+    if given.timeout is None and settings["timeout"]:
+        asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
+    return container_options.docker_limits(asked, settings) if runner == "docker" else asked
+
+
+def _container(given: Namespace, settings: Settings, runner: str, profile: Profile) -> ContainerOptions:
+    if runner != "docker":
+        return container_options.elsewhere(given, runner)
+    return container_options.container_options(container_options.container_changes(given), settings, profile)
 
 
 def limits(given: Namespace) -> ResourceLimits:

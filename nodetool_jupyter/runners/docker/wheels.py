@@ -125,9 +125,8 @@ def _pip(
         start_new_session=True,
     )
     lines: list[str] = []
-    with process, _Killable(process):
+    with process, _Killable(process) as killable, stop.closing(killable):
         assert process.stdout is not None
-        stop.closing(_Killable(process))
         for line in process.stdout:
             lines.append(line.rstrip())
             heard(line)
@@ -147,8 +146,8 @@ class _Killable:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> _Killable:
+        return self
 
     def __exit__(self, *exception: object) -> None:
         if exception[0] is not None:
