@@ -6,6 +6,7 @@ import csv
 import posixpath
 import re
 import sys
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -25,6 +26,13 @@ _MOST_ID = 2**31 - 1
 _DEVICE = re.compile(r"[0-9]+(?::[0-9]+)?|(?:GPU|MIG)-[A-Za-z0-9-]+(?:/[0-9]+/[0-9]+)?")  # a number, a UUID, a part
 _NOTHING = "Nothing was started."
 _SYSTEM = ("proc", "sys", "dev")
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"  # a name
+    r"(\s*\[[A-Za-z0-9._,\s-]*\])?"  # its extras
+    r"\s*\(?((===|==|~=|!=|<=|>=|<|>)\s*[A-Za-z0-9.*+!_-]+\s*,?\s*)*\)?"  # its versions
+    r"\s*(;[^@]*?)?"  # when it is needed
+    r"(\s+--hash=[a-z0-9]+:[0-9a-f]+)*"
+)
 _TMPFS_WORDS = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev"}
 _TMPFS_VALUES = {"size": re.compile(r".+"), "mode": re.compile(r"[0-7]{3,4}"),
                  "uid": re.compile(r"[0-9]{1,9}"), "gid": re.compile(r"[0-9]{1,9}")}  # fmt: skip
@@ -201,6 +209,28 @@ def parse_workdir(text: str, what: str) -> str:
             f"Write {WORKDIR} or the like. {_NOTHING}"
         )
     return path
+
+
+def parse_requirements(lines: Iterable[str], what: str) -> tuple[str, ...]:
+    """Packages by name, with versions, markers and hashes, as a requirements file lists them. Raises `InvalidRequest`.
+
+    Options, addresses and paths are refused: what they name would have to be built, and that runs its code here.
+    """
+    text = re.sub(r"(^|\s)#.*$", "", "\n".join(lines).replace("\\\n", " "), flags=re.MULTILINE)
+    found = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines() if line.strip()))
+    for line in found:
+        if line.startswith("-"):
+            raise InvalidRequest(
+                f"{what}: {line!r} is an option of pip, which is not taken here. List packages only. {_NOTHING}"
+            )
+        if not _REQUIREMENT.fullmatch(line):
+            raise InvalidRequest(
+                f"{what}: {line!r} is not a package's name with versions, as in numpy>=2. Addresses and paths are not "
+                f"taken: only wheels from the index are, and nothing is built here. {_NOTHING}"
+            )
+    if not found:
+        raise InvalidRequest(f"{what} lists no package. Name some, or leave it out. {_NOTHING}")
+    return found
 
 
 def _inside(target: str, text: str, what: str) -> str:

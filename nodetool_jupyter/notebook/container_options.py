@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..containers import (
     parse_image,
     parse_network,
     parse_pull,
+    parse_requirements,
     parse_tmpfs,
     parse_user,
     parse_workdir,
@@ -51,6 +53,11 @@ _FIELDS = tuple(
     flags[-1].lstrip("-").replace("-", "_") if settings.get("dest") is None else settings["dest"]
     for flags, settings in OPTIONS
 )
+_LISTED = {"volumes", "tmpfs", "collect", "requirements"}
+_SWITCHES = {"gpus_shared", "read_only"}
+KEYWORDS = frozenset(_FIELDS) - {"shm_size"}
+"""What `run` takes of them; the size of shared memory is one of its limits."""
+_NOTHING = "Nothing was started."
 
 
 def given_options(given: Namespace) -> list[str]:
@@ -62,20 +69,52 @@ def given_options(given: Namespace) -> list[str]:
     ]
 
 
-def container_options(given: Namespace, settings: Settings, profile: Profile) -> ContainerOptions:
-    """What the line says, then what is set. Raises `InvalidRequest`."""
-    pull = "never" if profile is Profile.UNTRUSTED else settings["docker_pull"]
-    changed = container_changes(given)
+def container_options(changed: Mapping[str, Any], settings: Settings, profile: Profile) -> ContainerOptions:
+    """What was asked for, then what is set."""
+    untrusted = profile is Profile.UNTRUSTED
     return msgspec.structs.replace(
         ContainerOptions(
             image=settings["docker_image"],
-            pull=pull,
+            pull="never" if untrusted else settings["docker_pull"],
             user=settings["docker_user"],
-            gpus="" if profile is Profile.UNTRUSTED else settings["docker_gpus"],
-            network="none" if profile is Profile.UNTRUSTED else settings["docker_network"],
+            gpus="" if untrusted else settings["docker_gpus"],
+            network="none" if untrusted else settings["docker_network"],
         ),
         **changed,
     )
+
+
+def elsewhere(given: Namespace, runner: str) -> ContainerOptions:
+    """For a job in no container: nothing, but for GPUs as advice to a process. Raises `InvalidRequest` for the rest."""
+    alone = given_options(given)
+    if alone == ["--gpus"] and runner == "subprocess" and (gpus := parse_gpus(given.gpus, "--gpus")):
+        return ContainerOptions(gpus=gpus)
+    if alone:
+        raise InvalidRequest(
+            f"Option {alone[0]} is for containers, and the job runs {runner}. Add --runner docker, or leave it out. "
+            f"{_NOTHING}"
+        )
+    return ContainerOptions()
+
+
+def from_python(options: Mapping[str, Any]) -> Namespace:
+    """Keyword arguments as if they stood on the line: `volumes=["./data:/data:ro"]`, `gpus=1`, `user=1000`.
+
+    Takes them out of nothing else than `KEYWORDS`. Raises `InvalidRequest` for a value of a wrong type.
+    """
+    found: dict[str, Any] = dict.fromkeys(_FIELDS)
+    for name, value in options.items():
+        listed = name in _LISTED
+        items = [value] if isinstance(value, str | int | PathLike) or not listed else list(value)
+        if name in _SWITCHES:
+            fits = isinstance(value, bool)
+        else:
+            fits = all(isinstance(item, str | int | PathLike) and not isinstance(item, bool) for item in items)
+        if not fits:
+            raise InvalidRequest(f"{name}={value!r} can't be read. Write it as on the line of a cell. {_NOTHING}")
+        texts = [str(item) for item in items]
+        found[name] = value if name in _SWITCHES else texts if listed else texts[0]
+    return Namespace(**found)
 
 
 def container_changes(given: Namespace) -> dict[str, Any]:
@@ -100,32 +139,39 @@ def container_changes(given: Namespace) -> dict[str, Any]:
     return found
 
 
+_LIMITS = {
+    "memory_bytes": "docker_memory",
+    "cpus": "docker_cpus",
+    "pids": "docker_pids",
+    "shm_bytes": "docker_shm_size",
+}
+
+
 def docker_limits(limits: ResourceLimits, settings: Settings) -> ResourceLimits:
-    """The limits on the line, then those that are set for containers."""
-    names = {
-        "memory_bytes": "docker_memory",
-        "cpus": "docker_cpus",
-        "pids": "docker_pids",
-        "shm_bytes": "docker_shm_size",
-    }
-    unset = {field: settings[name] for field, name in names.items() if getattr(limits, field) is None}
+    """The limits that were asked for, then those that are set for containers."""
+    unset = {field: settings[name] for field, name in _LIMITS.items() if getattr(limits, field) is None}
     return msgspec.structs.replace(limits, **{field: value for field, value in unset.items() if value is not None})
 
 
-def _requirements(text: str) -> tuple[str, ...]:
-    """Lines of a file if there is one of that name, else names with spaces between."""
+def without_docker_limits(limits: ResourceLimits, settings: Settings) -> ResourceLimits:
+    """The limits of a job that ran in a container, for elsewhere: not those that are set for containers alone."""
+    same = [field for field, name in _LIMITS.items() if getattr(limits, field) == settings[name]]
+    return msgspec.structs.replace(limits, **dict.fromkeys(same))
+
+
+def _requirements(given: str | list[str]) -> tuple[str, ...]:
+    """Lines of a file if there is one of that name, else names with spaces between; or lines."""
+    if not isinstance(given, str):
+        return parse_requirements(given if len(given) > 1 else _lines(given[0]), "--requirements")
+    return parse_requirements(_lines(given), "--requirements")
+
+
+def _lines(text: str) -> list[str]:
     path = Path(text).expanduser()
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split()
     except (OSError, UnicodeDecodeError):
-        raise InvalidRequest(f"--requirements {text!r} can't be read as text. Nothing was started.") from None
+        raise InvalidRequest(f"--requirements {text!r} can't be read as text. {_NOTHING}") from None
     if path.suffix == ".txt" and not path.is_file():
         raise InvalidRequest(f'--requirements: there is no file {text!r}. Give a file, or names: "numpy pandas".')
-    found = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
-    unfit = [line for line in found if line.startswith("-")]
-    if unfit:
-        raise InvalidRequest(
-            f"--requirements: {unfit[0]!r} is an option of pip, which is not taken here. "
-            "List packages only. Nothing was started."
-        )
-    return found
+    return lines

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from ..jobs import Job, JobStatus, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size
 from ..view import View, begin, final_line, fold_all, settled, view_html
 from ..view.text import first_line
+from .container_options import KEYWORDS, from_python
 from .hints import with_hint
-from .launch import launch_work, relaunch
+from .launch import launch_work, limits_in, relaunch
 from .session import Session, current
 
 if TYPE_CHECKING:
@@ -73,7 +75,10 @@ def run(
     Code finds `inputs` as its variables and brings `outputs` back; a function is called with `inputs`
     as keyword arguments, and what it returns is the result. Neither sees the notebook's variables.
     options: `profile`, `python`, `fresh`, `env`, `secrets`, `name`, `labels`, `grace_seconds`, `cwd`,
-    `max_transfer_bytes`. Raises a `Refused` when nothing was started.
+    `max_transfer_bytes`. With `runner="docker"` also those of a container, as on the line of a cell: `image`,
+    `pull`, `network`, `user`, `gpus`, `gpus_shared`, `read_only`, `workdir`, and, each one or a list, `volumes`
+    ("SRC:DST:ro"), `tmpfs` ("DST:size=64m"), `collect`, `requirements` (a file's name, or names of packages);
+    what isn't given is as the `DOCKER_*` settings say. Raises a `Refused` when nothing was started.
     """
     session = current()
     given = dict(inputs or {})
@@ -230,15 +235,25 @@ class JobHandle:
         cpus: float | None = None,
         pids: int | None = None,
         runner: str | None = None,
+        **container: Any,
     ) -> JobHandle:
-        """Start the same work anew, with other limits or elsewhere; inputs as they are now."""
-        asked = Limits(memory=memory, timeout=timeout, cpus=cpus, pids=pids).asked()
-        limits = msgspec.structs.replace(self.job.request.limits, **asked)
-        return self.rerun_with({"limits": limits, **({"runner": runner} if runner else {})})
+        """Start the same work anew, with other limits or elsewhere; inputs as they are now.
 
-    def rerun_with(self, changes: dict[str, Any]) -> JobHandle:
-        """Start the same work anew with another request's fields. Raises a `Refused`."""
-        job = relaunch(self._session, self.job, changes, inputs=self._inputs)
+        A container has the image that the job had, whatever its name means now, unless `image` is given.
+        container: as the options of containers in `run`. Raises a `Refused`.
+        """
+        unknown = sorted(container.keys() - KEYWORDS)
+        if unknown:
+            raise InvalidRequest(f"rerun() has no option {unknown[0]!r}. It takes {', '.join(sorted(KEYWORDS))}.")
+        asked = Limits(memory=memory, timeout=timeout, cpus=cpus, pids=pids).asked()
+        request = self.job.request
+        limits = msgspec.structs.replace(limits_in(self._session, request, runner or request.runner), **asked)
+        changes = {"limits": limits, **({"runner": runner} if runner else {})}
+        return self.rerun_with(changes, from_python(container))
+
+    def rerun_with(self, changes: dict[str, Any], given: Namespace) -> JobHandle:
+        """Start the same work anew with other fields of the request, in a container as `given`. Raises a `Refused`."""
+        job = relaunch(self._session, self.job, changes, given=given, inputs=self._inputs)
         return JobHandle(self._session, job, inputs=self._inputs)
 
     @property

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import inspect
 import os
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,9 +14,13 @@ from uuid import uuid4
 import msgspec
 from msgspec import Struct
 
+from ..config import Settings
+from ..containers import ContainerOptions
 from ..errors import InvalidRequest, JobNotFound
+from ..events import Isolation
 from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits, checked
-from ..runners.base import Parcel
+from ..runners.base import Parcel, Runner
+from . import container_options as containers
 from . import requests
 from .options import Options, is_name
 
@@ -111,6 +116,9 @@ def launch_work(
     asked = limits or ResourceLimits()
     if asked.wall_seconds is None:
         asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
+    fields = _checked({"name": name, **options}, settings, chosen)
+    if chosen.name == "docker":
+        asked = containers.docker_limits(asked, settings)
     request = checked(
         JobRequest(
             work=CodeWork(source, code),
@@ -118,10 +126,11 @@ def launch_work(
             limits=asked,
             inputs=tuple(values),
             outputs=outputs,
-            **_checked({"name": name, **options}, settings, shares_namespace=chosen.shares_namespace),
+            **fields,
         )
     )
-    requests.check_syntax(request.work.runnable, request.work.filename)
+    if not chosen.speaks_other(request):
+        requests.check_syntax(request.work.runnable, request.work.filename)
     chosen.check(request)
     plan = Plan(request, requests.make_parcel(request, chosen, list(values), values, shared=_namespace(values)))
     return submit(session, plan), values
@@ -150,13 +159,16 @@ def _namespace(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"__name__": "__main__", "__builtins__": builtins, **values}
 
 
-def _checked(options: dict[str, Any], settings: Any, *, shares_namespace: bool) -> dict[str, Any]:
-    unknown = sorted(set(options) - _RUN_OPTIONS)
+def _checked(options: dict[str, Any], settings: Settings, runner: Runner) -> dict[str, Any]:
+    """The fields of a request that `run`'s options name, as on the line of a cell. Raises `InvalidRequest`."""
+    unknown = sorted(set(options) - _RUN_OPTIONS - containers.KEYWORDS)
     if unknown:
-        raise InvalidRequest(f"run() has no option {unknown[0]!r}. It takes {', '.join(sorted(_RUN_OPTIONS))}.")
-    cwd = "" if shares_namespace else requests.working_directory()
-    python = "" if shares_namespace else settings["python"]
-    merged = {"python": python, "grace_seconds": settings["grace"], "cwd": cwd, **options}
+        known = ", ".join(sorted(_RUN_OPTIONS | containers.KEYWORDS))
+        raise InvalidRequest(f"run() has no option {unknown[0]!r}. It takes {known}.")
+    cwd = "" if runner.shares_namespace else requests.working_directory()
+    python = settings["python"] if runner.name == "subprocess" else ""
+    plain = {name: value for name, value in options.items() if name in _RUN_OPTIONS}
+    merged = {"python": python, "grace_seconds": settings["grace"], "cwd": cwd, **plain}
     for name in ("python", "cwd"):
         merged[name] = os.fspath(merged[name]) if isinstance(merged[name], os.PathLike) else merged[name]
     merged["profile"] = merged.get("profile") or settings["profile"]
@@ -165,15 +177,27 @@ def _checked(options: dict[str, Any], settings: Any, *, shares_namespace: bool) 
         merged["profile"] = Profile(merged["profile"])
     except ValueError:
         raise InvalidRequest(f"profile {merged['profile']!r} is not one of {', '.join(Profile)}.") from None
+    given = {name: value for name, value in options.items() if name in containers.KEYWORDS and value is not None}
+    merged["container"] = _container(containers.from_python(given), settings, merged["profile"], runner.name)
     return merged
 
 
-def relaunch(session: Session, job: Job, changes: dict[str, Any], *, inputs: Mapping[str, Any] | None) -> Job:
+def _container(given: Namespace, settings: Settings, profile: Profile, runner: str) -> ContainerOptions:
+    if runner != "docker":
+        return containers.elsewhere(given, runner)
+    return containers.container_options(containers.container_changes(given), settings, profile)
+
+
+def relaunch(
+    session: Session, job: Job, changes: dict[str, Any], *, given: Namespace, inputs: Mapping[str, Any] | None
+) -> Job:
     """The same work once more, with what was given to `run`, else with the notebook's variables as they are now.
 
-    Raises a `Refused`.
+    changes: fields of the request. given: the options of containers that were named. A container has the image that
+    the job had, unless another is named. Raises a `Refused`.
     """
     request = msgspec.structs.replace(job.request, rerun_of=job.id, **changes)
+    request = _rehoused(session, job, request, given)
     runner = session.manager.runner(request.runner)
     namespace = session.shell.user_ns if session.shell is not None else {}
     values = dict(inputs) if inputs is not None else namespace
@@ -186,3 +210,34 @@ def relaunch(session: Session, job: Job, changes: dict[str, Any], *, inputs: Map
     shared = values if inputs is None else _namespace(values)
     parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared)
     return submit(session, Plan(request, parcel))
+
+
+def limits_in(session: Session, request: JobRequest, runner: str) -> ResourceLimits:
+    """A request's limits, to be changed for a rerun there: what is only set for containers comes and goes with them."""
+    if (runner == "docker") == (request.runner == "docker"):
+        return request.limits
+    move = containers.docker_limits if runner == "docker" else containers.without_docker_limits
+    return move(request.limits, session.settings())
+
+
+def _rehoused(session: Session, job: Job, request: JobRequest, given: Namespace) -> JobRequest:
+    """The request as its runner takes it: a container's options come and go with the container."""
+    was = job.request
+    if request.runner != "docker":
+        same = request.runner == was.runner and given.gpus is None
+        container = was.container if same else containers.elsewhere(given, request.runner)
+        return msgspec.structs.replace(request, container=container)
+    changed = containers.container_changes(given)
+    if was.runner != "docker":
+        container = containers.container_options(changed, session.settings(), request.profile)
+        return msgspec.structs.replace(request, container=container, python="" if was.python else request.python)
+    pinned = "" if "image" in changed else _image_of(session, job)
+    return msgspec.structs.replace(
+        request, container=msgspec.structs.replace(request.container, **{"pinned": pinned, **changed})
+    )
+
+
+def _image_of(session: Session, job: Job) -> str:
+    """The id of the image that the job ran with; "" when it never came so far."""
+    found = [event for event in session.manager.events(job.id) if isinstance(event, Isolation)]
+    return str(found[-1].details.get("image_id", "")) if found else job.request.container.pinned

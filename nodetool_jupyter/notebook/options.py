@@ -168,25 +168,14 @@ def resolve(given: Namespace, settings: Settings) -> Options:
     profile = _one_of("--profile", given.profile, settings["profile"])
     progress = _one_of("--progress", given.progress, settings["progress"])
     job = _bindable(given.job or "")
-    timeout = given.timeout is None and settings["timeout"]
-    asked = limits(given)
     runner = given.runner or settings["runner"]
-    container = ContainerOptions()
-    if runner == "docker":
-        asked = container_options.docker_limits(asked, settings)
-        container = container_options.container_options(given, settings, Profile(profile))
-    elif alone := container_options.given_options(given):
-        raise InvalidRequest(
-            f"Option {alone[0]} is for containers, and the job runs {runner}. Add --runner docker, or leave it out. "
-            "Nothing was started."
-        )
     return Options(
         runner=runner,
         profile=Profile(profile),
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
         background=settings["background"] if given.background is None else given.background,
-        limits=msgspec.structs.replace(asked, wall_seconds=timeout) if timeout else asked,
+        limits=_all_limits(given, settings, runner),
         python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
         env=tuple(given.env or ()),
@@ -201,7 +190,7 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
         raises=not given.no_raise,
         dry_run=given.dry_run,
-        container=container,
+        container=_container(given, settings, runner, Profile(profile)),
     )
 
 
@@ -218,6 +207,19 @@ def _bindable(job: str) -> str:
             f"--job {job!r} is not a name that Python can bind. Take letters, digits and '_', and no keyword."
         )
     return job
+
+
+def _all_limits(given: Namespace, settings: Settings, runner: str) -> ResourceLimits:
+    asked = limits(given)
+    if given.timeout is None and settings["timeout"]:
+        asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
+    return container_options.docker_limits(asked, settings) if runner == "docker" else asked
+
+
+def _container(given: Namespace, settings: Settings, runner: str, profile: Profile) -> ContainerOptions:
+    if runner != "docker":
+        return container_options.elsewhere(given, runner)
+    return container_options.container_options(container_options.container_changes(given), settings, profile)
 
 
 def limits(given: Namespace) -> ResourceLimits:
@@ -244,7 +246,7 @@ def labels(given: Iterable[str]) -> dict[str, str]:
 
 
 def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
-    """What `rerun`'s options change about a request: only what was given."""
+    """What `rerun`'s options change about a request: only what was given. Those of containers stand apart."""
     asked = limits(given)
     changed: dict[str, Any] = {"limits": msgspec.structs.replace(request.limits, **asked.asked())}
     if given.best_effort:
@@ -268,8 +270,6 @@ def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
     if given.profile and given.profile not in tuple(Profile):
         raise InvalidRequest(f"--profile {given.profile!r} is not one of {', '.join(Profile)}.")
     found = {name: make() for name, make in plain.items()}
-    if container := container_options.container_changes(given):
-        found["container"] = msgspec.structs.replace(request.container, **container)
     return {**changed, **{name: value for name, value in found.items() if value is not None}}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from ..config import SETTINGS
 from ..errors import InvalidRequest, JobFailed, JobNotFound
 from ..jobs import Job, JobStatus
@@ -14,6 +16,7 @@ from ..quantities import format_duration, format_size, parse_duration
 from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
+from .launch import limits_in
 from .options import changes, labels, option_parser, parse, resolve
 from .requests import asked_environment
 from .running import finish, present
@@ -183,11 +186,13 @@ def _rerun(session: Session, words: list[str]) -> None:
         raise InvalidRequest("%nodetool rerun wants a job: the beginning of an id, or -1 for the last one.")
     handle = _one(session, "rerun", words[:1])
     given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
+    request = handle.job.request
+    given.runner = given.runner or request.runner
     options = resolve(given, session.settings())
-    changed = changes(given, handle.job.request)
+    changed = changes(given, replace(request, limits=limits_in(session, request, given.runner)))
     if given.env or given.env_file:
-        changed["env"] = {**handle.job.request.env, **asked_environment(given.env or (), given.env_file or ())}
-    anew = handle.rerun_with(changed)
+        changed["env"] = {**request.env, **asked_environment(given.env or (), given.env_file or ())}
+    anew = handle.rerun_with(changed, given)
     present(
         session, anew, progress=options.progress, background=options.background, raises=options.raises, name=options.job
     )

@@ -136,13 +136,17 @@ class Engine:
         from docker import APIClient
         from docker.utils import kwargs_from_env
 
-        made = APIClient(
-            **kwargs_from_env(environment=self._environ), version="auto", timeout=seconds, num_pools=_THREADS
-        )
+        oldest = ".".join(map(str, _OLDEST_API))
+        environ = kwargs_from_env(environment=self._environ)
+        made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
+        try:  # "auto" would ask as well, and leave the connection open when nobody answers
+            made._version = made._retrieve_server_version()
+        except BaseException:
+            made.close()
+            raise
         found = tuple(int(part) for part in made.api_version.split("."))
         if found < _OLDEST_API:
             made.close()
-            oldest = ".".join(map(str, _OLDEST_API))
             raise EngineUnavailable(
                 f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
                 "Install Docker 20.10 or newer",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .engine import CallOff, Engine, EngineRefused
 
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
@@ -37,11 +36,14 @@ class ImageMissing(Refused):
 
     code = "NT-D02"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing. "
-            "Nothing was started. [NT-D02]"
-        )
+    def __init__(self, name: str, pinned: str = "") -> None:
+        where = f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing."
+        if pinned:
+            where = (
+                f"The image that the job ran with, {pinned[7:19]}, is not in the engine any more. "
+                f"Add --image {name} to run with what that name means now."
+            )
+        super().__init__(f"{where} Nothing was started. [NT-D02]")
 
 
 class Images:
@@ -81,7 +83,7 @@ class Images:
         """Refuse what can't become a container: the image is missing, and may not be fetched."""
         found = self.find(options)
         if found is None and (options.pull == "never" or options.pinned):
-            raise ImageMissing(options.pinned or options.image or default_image())
+            raise ImageMissing(options.image or default_image(), options.pinned)
         return found
 
     def get(self, options: ContainerOptions, report: Callable[[NodeProgress], object], stop: CallOff) -> Image:
@@ -137,29 +139,6 @@ class Images:
         return Image(
             name, found["Id"], digests[0].partition("@")[2], config.get("User") or "", environ.get("PYTHON_VERSION", "")
         )
-
-
-def probe_python(engine: Engine, image: Image, labels: Mapping[str, str]) -> str:
-    """Ask the image's Python for its version; "" where there is none. Blocks for some tenths of a second."""
-    config = {
-        "Image": image.id,
-        "Entrypoint": [],
-        "Cmd": ["python3", "-I", "-S", "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))"],
-        "User": "65534:65534",
-        "Labels": dict(labels),
-        "HostConfig": {"NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True, "Memory": 256 << 20},
-    }
-    created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
-    try:
-        engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
-        engine.ask(lambda client: client.wait(created), seconds=LONG_SECONDS)
-        said: bytes = engine.ask(lambda client: client.logs(created))
-        return said.decode("utf-8", "replace").strip()
-    except EngineRefused:
-        return ""
-    finally:
-        with suppress(EngineRefused, EngineUnavailable):
-            engine.ask(lambda client: client.remove_container(created, v=True, force=True), seconds=LONG_SECONDS)
 
 
 def _pull_stream(client: Any, repository: str, tag: str) -> Any:

@@ -17,6 +17,11 @@ _OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cp
 
 def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
     """Raise for limits that the host doesn't have, and for what the profile doesn't allow."""
+    if request.python:
+        raise InvalidRequest(
+            f"--python {request.python} is for subprocess jobs: a container has its image's Python. "
+            f"Choose an --image with the one you need. {_NOTHING}"
+        )
     memory = request.limits.memory_bytes
     if memory is not None and memory < LEAST_MEMORY_BYTES:
         raise InvalidRequest(

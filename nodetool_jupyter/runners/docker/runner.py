@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -22,13 +23,15 @@ from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Worker, WorkerNotStarted
 from ..process_worker import value_frame
 from ..run_frame import run_frame
-from . import gpus, leftovers
+from . import gpus, leftovers, wheels
 from .boxes import Box, close_box, hand_out, open_box, remove
+from .built import Builder
 from .engine import CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
-from .images import Image, Images, probe_python
+from .images import Image, Images
 from .mounts import checked_binds
 from .pool import StandbyPool
+from .probe import probe
 from .refusals import check_request, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .worker import DockerWorker
@@ -56,6 +59,7 @@ class DockerRunner:
     ) -> None:
         self.engine = Engine(environ)
         self.images = Images(self.engine)
+        self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
         self._private = tuple(private)
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nodetool-docker")
@@ -71,9 +75,10 @@ class DockerRunner:
         """See `Runner.check`. Asks the engine, for no more than some seconds."""
         facts = self.engine.facts()
         check_request(request, facts)
-        here = self.engine.url.startswith("unix://")
-        if request.container.gpus and here and not gpus.present() and "nvidia" not in facts.get("Runtimes", {}):
-            raise gpus.NoGpu
+        if request.container.gpus:
+            self._check_gpus(request.container.gpus, facts)
+        if request.container.requirements:
+            wheels.check_pip()
         checked_binds(request.container.binds, engine_url=self.engine.url, private=self._private)
         lacking = set(request.limits.asked()) - set(holds(facts))
         if lacking and not request.limits.best_effort:
@@ -94,9 +99,7 @@ class DockerRunner:
             if image is None:
                 return ""
             if not self.images.python_of(image):
-                self.images.learn(
-                    image.id, probe_python(self.engine, image, {**self._labels, "nodetool.slot": "probe"})
-                )
+                self.images.learn(image.id, probe(self.engine, image.id, self._labels).version)
             return other_python(self.images.python_of(image))
         except (EngineUnavailable, EngineRefused):
             return ""
@@ -156,18 +159,23 @@ class DockerRunner:
         """In a thread of its own."""
         request, options = job.request, job.request.container
         image = self.images.get(options, say, stop)
-        self._note_drift(image, request, say)
         try:
+            self._note_drift(image, request, say)
             network = self._ensured_network(options.network)
             devices = (
-                leases.enter_context(gpus.lease(options.gpus, shared=options.gpus_shared, stop=stop))
+                leases.enter_context(
+                    gpus.lease(options.gpus, shared=options.gpus_shared, stop=stop, there=self._gpus())
+                )
                 if options.gpus
                 else ()
             )
+            image_id = image.id
+            if options.requirements:
+                image_id = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
             binds = checked_binds(options.binds, engine_url=self.engine.url, private=self._private)
             request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
             spec = container_spec(
-                request, self.engine.facts(), image=image.id, image_user=image.user, network=network, devices=devices
+                request, self.engine.facts(), image=image_id, image_user=image.user, network=network, devices=devices
             )
             key = pool_key(spec)
             waiting = self._pool.take(key) if self._pool is not None and not request.fresh else None
@@ -182,6 +190,16 @@ class DockerRunner:
         self.images.learn(image.id, box.python)
         self.engine.answered()
         return spec, key, box, image
+
+    def _gpus(self) -> Mapping[str, str]:
+        """The GPUs of the engine's machine, as far as they can be seen from here."""
+        return gpus.present() if self.engine.url.startswith("unix://") else {}
+
+    def _check_gpus(self, asked: str, facts: Mapping[str, Any]) -> None:
+        there = self._gpus()
+        if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.url.startswith("unix://"):
+            raise gpus.NoGpu
+        gpus.check_gpus(asked, there)
 
     def _maker(self, request: JobRequest, spec: ContainerSpec, stop: CallOff | None = None) -> Callable[[], Box]:
         slot = str(next(self._slots))
@@ -250,6 +268,7 @@ def _isolation(request: JobRequest, box: Box, image: Image) -> Isolation:
             "image": image.name,
             "image_id": image.id,
             "digest": image.digest,
+            **({"built": spec.config["Image"]} if request.container.requirements else {}),
             "python": box.python,
             "user": spec.config["User"],
             "network": host["NetworkMode"],

@@ -190,9 +190,9 @@ def _device_requests(gpus: str, devices: tuple[str, ...]) -> list[dict[str, Any]
     if not gpus:
         return None
     capabilities = [["gpu"]]
-    if gpus == "all" and not devices:
-        return [{"Driver": "nvidia", "Count": -1, "Capabilities": capabilities}]
-    return [{"Driver": "nvidia", "Count": 0, "DeviceIDs": list(devices or gpu_ids(gpus)), "Capabilities": capabilities}]
+    if ids := devices or gpu_ids(gpus):
+        return [{"Driver": "nvidia", "Count": 0, "DeviceIDs": list(ids), "Capabilities": capabilities}]
+    return [{"Driver": "nvidia", "Count": -1 if gpus == "all" else int(gpus), "Capabilities": capabilities}]
 
 
 def pool_key(spec: ContainerSpec) -> str:

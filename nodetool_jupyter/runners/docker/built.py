@@ -1,0 +1,224 @@
+"""Images with a job's requirements in them: built once for what goes in, without a network, and kept by a label."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ... import places
+from ...events import NodeProgress
+from ..base import WorkerNotStarted
+from . import wheels
+from .boxes import remove
+from .engine import LONG_SECONDS, CallOff, Engine
+from .images import Image
+from .leases import alone
+from .leftovers import OWNER_LABEL
+from .probe import LOG, Python, probe
+
+BUILT_LABEL = "nodetool.built"
+REPOSITORY = "nodetool/built"
+_RECIPE = 1
+_PLACE = "/mnt"
+_BAR = "image"
+_BUILD_SECONDS = 600.0
+_ASK_AGAIN_SECONDS = 0.25
+_CHUNK_BYTES = 1 << 20
+_INSTALL = [
+    *("python3", "-I", f"{_PLACE}/pip.zip/pip", "--isolated", "install", "--no-index", f"--find-links={_PLACE}"),
+    *("--no-cache-dir", "--no-input", "--disable-pip-version-check", "--no-color", "--progress-bar=off"),
+    *("--root-user-action=ignore", "--break-system-packages", "--no-warn-script-location"),
+    *("--requirement", f"{_PLACE}/requirements.txt"),
+]
+_HOST: Mapping[str, Any] = {
+    "NetworkMode": "none",
+    "CapDrop": ["ALL"],
+    "SecurityOpt": ["no-new-privileges=true"],
+    "Memory": 4 << 30,
+    "PidsLimit": 512,
+    "Init": True,
+    "LogConfig": LOG,
+    "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=512m"},  # noqa: S108 - a mount of the container's own
+    # what is put here is not part of the image, and goes with the container
+    "Mounts": [{"Type": "volume", "Target": _PLACE, "VolumeOptions": {"NoCopy": True}}],
+}
+Say = Callable[[NodeProgress], object]
+
+
+class Builder:
+    """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install."""
+
+    def __init__(self, engine: Engine, environ: Mapping[str, str], labels: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._environ = dict(environ)
+        self._labels = dict(labels)
+        self._pythons: dict[str, Python] = {}
+
+    def get(self, base: Image, requirements: tuple[str, ...], *, job_id: str, say: Say, stop: CallOff) -> str:
+        """The id of the image with the requirements, built if it isn't there.
+
+        Blocks. Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
+        """
+        python = self._pythons.get(base.id) or self._pythons.setdefault(
+            base.id, probe(self._engine, base.id, self._labels)
+        )
+        if not python.version:
+            raise WorkerNotStarted(
+                f"Image {base.name!r} has no python3 that could take the requirements. Choose an --image with one."
+            )
+        recipe = recipe_of(base.id, python, requirements)
+        if found := self._find(recipe):
+            return found
+        with alone(f"image-{recipe}", stop):
+            found = self._find(recipe)
+            return found or self._build(base, python, requirements, recipe, job_id=job_id, say=say, stop=stop)
+
+    def _find(self, recipe: str) -> str:
+        filters = {"label": f"{BUILT_LABEL}={recipe}"}
+        found = self._engine.ask(lambda client: client.images(filters=filters))
+        return str(found[0]["Id"]) if found else ""
+
+    def _build(
+        self,
+        base: Image,
+        python: Python,
+        requirements: tuple[str, ...],
+        recipe: str,
+        *,
+        job_id: str,
+        say: Say,
+        stop: CallOff,
+    ) -> str:
+        folder = places.job_folder(self._labels[OWNER_LABEL], job_id)
+        steps = _Steps(say)
+        try:
+            file = folder / "requirements.txt"
+            file.write_text("".join(f"{line}\n" for line in requirements))
+            found = wheels.fetch(file, python, folder / "wheels", self._environ, say=steps.fetching, stop=stop)
+            (folder / "pip.zip").write_bytes(wheels.installer())
+            with _container(self._engine, base, self._labels) as container:
+                steps.say(f"copy {len(found)} wheels")
+                self._put(container, [file, folder / "pip.zip", *found], stop)
+                steps.say(f"install {len(found)} wheels")
+                self._install(container, stop)
+                image = self._commit(container, base, recipe, requirements)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # other jobs of ours have theirs in it
+                folder.parent.rmdir()
+        steps.done()
+        return image
+
+    def _put(self, container: str, files: list[Path], stop: CallOff) -> None:
+        self._engine.ask(
+            lambda client: client.put_archive(container, _PLACE, _archive(files, stop)), seconds=_BUILD_SECONDS
+        )
+
+    def _install(self, container: str, stop: CallOff) -> None:
+        self._engine.ask(lambda client: client.start(container), seconds=LONG_SECONDS)
+        while (state := self._engine.ask(lambda client: client.inspect_container(container))["State"])["Running"]:
+            if stop.wait(_ASK_AGAIN_SECONDS):
+                raise WorkerNotStarted("The build was called off.")
+        if state["ExitCode"] != 0:
+            said = self._engine.ask(lambda client: client.logs(container)).decode("utf-8", "replace")
+            raise WorkerNotStarted(_not_installed(said, oom=state["OOMKilled"]))
+
+    def _commit(self, container: str, base: Image, recipe: str, requirements: tuple[str, ...]) -> str:
+        """The base's own settings, and labels that tell what it is; an image is nobody's, so it carries no owner."""
+        found = self._engine.ask(lambda client: client.inspect_image(base.id))
+        config = dict(found.get("Config") or {})
+        config["Labels"] = {
+            **(config.get("Labels") or {}),
+            **dict.fromkeys(self._labels, ""),
+            BUILT_LABEL: recipe,
+            "nodetool.base": base.name,
+            "nodetool.requirements": " ".join(requirements),
+        }
+        made = self._engine.ask(
+            lambda client: client.commit(container, REPOSITORY, recipe[:12], conf=config), seconds=_BUILD_SECONDS
+        )
+        return str(made["Id"])
+
+
+def recipe_of(base: str, python: Python, requirements: tuple[str, ...]) -> str:
+    """Equal for what makes the same image. base: its id."""
+    what = [_RECIPE, base, python.version, python.abi, python.platforms, sorted(set(requirements))]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+class _Steps:
+    """How far it is, on the job's card."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._names: dict[str, None] = {}
+
+    def fetching(self, name: str) -> None:
+        if name not in self._names:
+            self._names[name] = None
+            self.say(f"fetch {name}")
+
+    def say(self, label: str) -> None:
+        self._say(NodeProgress(node_id=_BAR, bar=_BAR, progress=len(self._names), label=f"image: {label}"))
+
+    def done(self) -> None:
+        self._say(NodeProgress(node_id=_BAR, bar=_BAR, progress=1, total=1, label="image: built", closed=True))
+
+
+class _container:  # noqa: N801 - used as a block
+    """A container that installs when it is started; removed with its volume when the block is left."""
+
+    def __init__(self, engine: Engine, base: Image, labels: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._config = {
+            "Image": base.id,
+            "Entrypoint": [],
+            "Cmd": _INSTALL,
+            "User": "0:0",
+            "WorkingDir": "/",
+            "Labels": dict(labels),
+            "HostConfig": dict(_HOST),
+        }
+        self._id = ""
+
+    def __enter__(self) -> str:
+        made = self._engine.ask(lambda client: client.create_container_from_config(self._config), seconds=LONG_SECONDS)
+        self._id = str(made["Id"])
+        return self._id
+
+    def __exit__(self, *exception: object) -> None:
+        remove(self._engine, self._id)
+
+
+def _archive(files: list[Path], stop: CallOff) -> Iterator[bytes]:
+    """The files as a tar stream."""
+    for path in files:
+        info = tarfile.TarInfo(path.name)
+        info.size = path.stat().st_size
+        yield info.tobuf()
+        with path.open("rb") as file:
+            yield from _pieces(file, stop)
+        yield bytes(-info.size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _pieces(file: BinaryIO, stop: CallOff) -> Iterator[bytes]:
+    while piece := file.read(_CHUNK_BYTES):
+        if stop.is_set():
+            raise WorkerNotStarted("The build was called off.")
+        yield piece
+
+
+def _not_installed(said: str, *, oom: bool) -> str:
+    errors = [line.removeprefix("ERROR:").strip() for line in said.splitlines() if line.startswith("ERROR:")]
+    why = "it took more memory than 4 GiB" if oom else (errors or said.splitlines() or ["it said nothing"])[-1].strip()
+    return (
+        f"The requirements can't be installed into the image: {why.rstrip('.')}. Change --requirements or --image. "
+        "Nothing was left behind."
+    )

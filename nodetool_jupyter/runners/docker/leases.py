@@ -1,0 +1,38 @@
+"""What one job has at a time on this machine. A lease is a lock on a file, so that a dead kernel holds none."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ... import places
+from ..base import WorkerNotStarted
+from .engine import CallOff
+
+ASK_AGAIN_SECONDS = 0.5
+
+
+def take(name: str) -> int | None:
+    """The lease as a descriptor, to be closed when it is given back; `None` while somebody else has it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(places.lease_file(name), flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def alone(name: str, stop: CallOff) -> Iterator[None]:
+    """Wait in line for a lease and hold it as long as the block runs. Raises `WorkerNotStarted` when called off."""
+    while (held := take(name)) is None:
+        if stop.wait(ASK_AGAIN_SECONDS):
+            raise WorkerNotStarted("The start was called off.")
+    try:
+        yield
+    finally:
+        os.close(held)
