@@ -10,16 +10,30 @@ from unittest.mock import patch
 import pytest
 from nbval import plugin
 
+from tests.engine.fixtures import make_image_ahead
+from tests.engine.shared import shared_engine
+
 # the tests measure what is covered; nbval's own way of doing so in the notebook's kernel fails with warnings as errors
 plugin.setup_coverage = plugin.teardown_coverage = lambda *_, **__: None
+
+IN_CONTAINERS = {"03-containers.ipynb"}
+"""Notebooks that need a Docker engine."""
 
 _data = tempfile.TemporaryDirectory(prefix="ntj-notebooks-")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly and any(item.path.name in IN_CONTAINERS for item in session.items):
+        make_image_ahead()
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup() -> Iterator[None]:
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """A notebook's kernel starts while its first cell is set up, and takes this environment."""
-    with patch.dict(os.environ, NODETOOL_NONINTERACTIVE="1", JUPYTER_DATA_DIR=_data.name):
+    found = {"DOCKER_HOST": f"unix://{_data.name}/no-engine.sock"}  # never the person's own
+    if item.path.name in IN_CONTAINERS:
+        found = shared_engine(item.config).environ
+    with patch.dict(os.environ, NODETOOL_NONINTERACTIVE="1", JUPYTER_DATA_DIR=_data.name, **found):
         return (yield)
 
 

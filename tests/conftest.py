@@ -16,6 +16,15 @@ from nodetool_jupyter.config import Settings
 from nodetool_jupyter.events import AnyEvent
 from nodetool_jupyter.jobs import CodeWork, Job, JobRequest
 from nodetool_jupyter.runners.base import Parcel
+from tests.engine.fixtures import (  # noqa: F401  # pytest finds fixtures by name
+    NEED_IMAGE,
+    docker_client,
+    engine,
+    make_image_ahead,
+    nothing_left_in_engine,
+    run_engine,
+    spare_engine,
+)
 
 if TYPE_CHECKING:
     from nodetool_jupyter.manager import JobExecutionManager
@@ -25,7 +34,7 @@ HANG_GUARD_SECONDS = 60.0
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("suite")
 
-_OURS = ("NODETOOL_", "JUPYTER", "JPY_", "DEFAULT_EXECUTION_STRATEGY", "JOB_EXECUTION_STRATEGY")
+_OURS = ("NODETOOL_", "JUPYTER", "JPY_", "DOCKER_", "DEFAULT_EXECUTION_STRATEGY", "JOB_EXECUTION_STRATEGY")
 _EXACT = ("ENV", "THREAD_POOL_SIZE", "MAX_WORKFLOW_THREADS")
 _home = pytest.StashKey[tuple[Path, dict[str, str]]]()
 
@@ -55,6 +64,16 @@ def pytest_configure(config: pytest.Config) -> None:
         folder.mkdir(mode=0o700)
         os.environ[f"JUPYTER_{name}_DIR"] = str(folder)
     os.environ["IPYTHONDIR"] = str(home / "ipython")
+    os.environ["DOCKER_CONFIG"] = str(home / "docker")
+    os.environ["DOCKER_HOST"] = (
+        f"unix://{home}/no-engine.sock"  # what isn't given an engine finds none, not the person's
+    )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    needed = any(NEED_IMAGE & set(getattr(item, "fixturenames", ())) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        make_image_ahead()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -68,7 +87,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """The environment of a person who has set nothing, with folders of its own."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "DOCKER_HOST") if name in os.environ}
     return {**kept, "ENV": "test"}
 
 

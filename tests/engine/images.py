@@ -57,7 +57,9 @@ def _make(path: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ntj-image-"))
     try:
         root = folder / "root"
-        made = subprocess.run([*_BOOTSTRAP, str(root)], capture_output=True, text=True, errors="replace")
+        environ = {**os.environ, "LC_ALL": "C", "DPKG_FORCE": "unsafe-io"}  # a file that is lost is made again
+        command = [*_BOOTSTRAP, str(root)]
+        made = subprocess.run(command, env=environ, capture_output=True, text=True, errors="replace")
         assert made.returncode == 0, f"debootstrap failed:\n{(made.stdout + made.stderr)[-2000:]}"
         for pattern in _DROPPED:
             for found in root.glob(pattern):

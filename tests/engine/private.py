@@ -39,6 +39,8 @@ def running() -> Iterator[Engine]:
     folder = Path(tempfile.mkdtemp(prefix="ntj-e-", dir=base if len(base) < _LONGEST_FOLDER else "/tmp"))
     engine = Engine(folder)
     try:
+        # in memory: made and removed at once, however busy the disk is
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", str(folder)], check=True)
         engine.start()
         yield engine
     finally:
@@ -214,6 +216,8 @@ class Engine:
         if self.leftovers()["bridges"]:
             subprocess.run(["ip", "link", "delete", self.bridge], check=True)
         remove(self.folder)
+        left = self.leftovers()
+        assert not any(left.values()), left
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -226,9 +230,9 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 def mounts_below(folder: Path) -> list[str]:
-    """Mount points in a folder, the innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return sorted((point for line in lines if (point := line.split()[4]).startswith(f"{folder}/")), reverse=True)
+    """Where something is mounted on a folder or in it, the innermost first."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return sorted((point for point in points if f"{point}/".startswith(f"{folder}/")), reverse=True)
 
 
 def remove(folder: Path) -> None:
