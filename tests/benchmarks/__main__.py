@@ -22,7 +22,7 @@ def figures() -> list[Row]:
         process = ours.submit_to_result(running, "subprocess", runs=15)
         rate = ours.jobs_per_second(running, "subprocess", count=40)
         many = ours.jobs_per_second(running, "threaded", count=500)
-        events = ours.events_per_second(running, count=50_000)
+        events = ours.events_per_second(running, "subprocess", count=50_000)
     return [
         Row("threaded: submit → result, durable", threaded, "bare ThreadPoolExecutor", pool),
         Row("subprocess: submit → result, durable", process, "multiprocessing, spawn", spawn),

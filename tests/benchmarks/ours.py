@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nodetool_jupyter import CodeWork, JobExecutionManager, JobRequest, JobStatus
 from nodetool_jupyter.config import Settings, job_environment
 from nodetool_jupyter.events import AnyEvent, LogUpdate
-from nodetool_jupyter.jobs import Profile
 from nodetool_jupyter.runners.base import Parcel
 from tests.benchmarks.measure import median_seconds
 
@@ -27,10 +27,15 @@ def manager(folder: Path) -> Iterator[JobExecutionManager]:
         yield running
 
 
+def work(code: str, runner: str, **fields: Any) -> tuple[JobRequest, Parcel]:
+    """What is submitted for a piece of code."""
+    request = JobRequest(work=CodeWork(code), runner=runner, **fields)
+    return request, Parcel(environ=job_environment(os.environ, request), sys_path=sys.path, namespace={})
+
+
 def job(running: JobExecutionManager, code: str, runner: str) -> None:
     """One job, from the request to its committed end."""
-    parcel = Parcel(environ=job_environment(os.environ, Profile.DEFAULT, {}), sys_path=sys.path, namespace={})
-    submitted = running.submit(JobRequest(work=CodeWork(code), runner=runner), parcel)
+    submitted = running.submit(*work(code, runner))
     ended = running.wait(submitted.id, timeout=60)
     assert ended.status is JobStatus.COMPLETED, ended.message
 
@@ -42,21 +47,18 @@ def submit_to_result(running: JobExecutionManager, runner: str, *, runs: int) ->
 
 def jobs_per_second(running: JobExecutionManager, runner: str, *, count: int) -> float:
     """Trivial jobs, as many at once as the settings allow."""
-    parcel = Parcel(environ=job_environment(os.environ, Profile.DEFAULT, {}), sys_path=sys.path, namespace={})
     start = time.perf_counter()
-    request = JobRequest(work=CodeWork("1 + 1"), runner=runner)
-    for submitted in [running.submit(request, parcel) for _ in range(count)]:
+    for submitted in [running.submit(*work("1 + 1", runner)) for _ in range(count)]:
         running.wait(submitted.id, timeout=60)
     return count / (time.perf_counter() - start)
 
 
-def events_per_second(running: JobExecutionManager, *, count: int) -> float:
+def events_per_second(running: JobExecutionManager, runner: str, *, count: int) -> float:
     """Log records from a child to a subscriber, each committed before it is delivered."""
     code = f"import logging\nlog = logging.getLogger()\nfor i in range({count}): log.warning('record %d', i)"
-    parcel = Parcel(environ=job_environment(os.environ, Profile.DEFAULT, {}), sys_path=sys.path)
     seen: list[AnyEvent] = []
     start = time.perf_counter()
-    submitted = running.submit(JobRequest(work=CodeWork(code), runner="subprocess"), parcel)
+    submitted = running.submit(*work(code, runner))
     unsubscribe = running.subscribe(submitted.id, seen.extend)
     running.wait(submitted.id, timeout=120)
     taken = time.perf_counter() - start

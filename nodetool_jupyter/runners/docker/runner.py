@@ -37,6 +37,7 @@ from .spec import ContainerSpec, container_spec, holds, pool_key
 from .worker import DockerWorker
 
 _THREADS = 32
+_REFILL_AFTER_SECONDS = 0.05
 
 
 class DockerRunner:
@@ -128,8 +129,10 @@ class DockerRunner:
             finally:
                 self._workers.discard(worker)
                 with anyio.CancelScope(shield=True):
-                    if not await worker.end():
-                        self._left.add(box.id)
+                    stopped = await worker.end()
+                    removal = self._executor.submit(self._remove, box.id)
+                    if not stopped:
+                        await asyncio.wrap_future(removal)
 
     async def _started(self, job: Job, parcel: Parcel, leases: ExitStack, stop: CallOff) -> tuple[Box, Image]:
         """The container, ready; called off when the caller is."""
@@ -150,7 +153,8 @@ class DockerRunner:
                     await self.engine.call(lambda _: close_box(self.engine, future.result()[2]))
             raise
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
-            self._pool.refill(key, self._maker(job.request, spec))
+            # a little later: what the job does first is not to wait for the engine's work on the next container
+            loop.call_later(_REFILL_AFTER_SECONDS, self._pool.refill, key, self._maker(job.request, spec))
         return box, image
 
     def _start(
@@ -178,7 +182,7 @@ class DockerRunner:
                 request, self.engine.facts(), image=image_id, image_user=image.user, network=network, devices=devices
             )
             key = pool_key(spec)
-            waiting = self._pool.take(key) if self._pool is not None and not request.fresh else None
+            waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
             asked = _asked(request)
             box = (
                 hand_out(self.engine, waiting, spec, profile=request.profile, asked=asked)
@@ -188,7 +192,6 @@ class DockerRunner:
         except (EngineUnavailable, EngineRefused) as error:
             raise WorkerNotStarted(str(error)) from None
         self.images.learn(image.id, box.python)
-        self.engine.answered()
         return spec, key, box, image
 
     def _gpus(self) -> Mapping[str, str]:
@@ -200,6 +203,10 @@ class DockerRunner:
         if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.url.startswith("unix://"):
             raise gpus.NoGpu
         gpus.check_gpus(asked, there)
+
+    def _remove(self, container: str) -> None:
+        if not remove(self.engine, container):
+            self._left.add(container)
 
     def _maker(self, request: JobRequest, spec: ContainerSpec, stop: CallOff | None = None) -> Callable[[], Box]:
         slot = str(next(self._slots))

@@ -20,7 +20,7 @@ from ...worker import wire
 from ..process_exit import describe
 from ..process_worker import value_frame
 from .attach import Attached, Reader
-from .boxes import Box, remove
+from .boxes import Box
 from .engine import Engine, EngineRefused, EngineUnavailable
 from .ladder import Ladder
 from .usage import UsageStream
@@ -120,13 +120,13 @@ class DockerWorker:
         return self._exit
 
     async def end(self) -> bool:
-        """Stop it if it still runs, and remove it; whether it is gone."""
+        """Stop it if it still runs; whether nothing of it runs any more. It is still to be removed."""
         if not self._attached.ended.is_set():
             self.stop(0.0)
             self._attached.close()
         self._usage.stop()
         await self.wait()
-        return await anyio.to_thread.run_sync(remove, self._engine, self._box.id)
+        return not self._stuck and not self._engine_lost.is_set()
 
     def _give_up(self) -> None:
         self._stuck = True
@@ -165,11 +165,11 @@ class DockerWorker:
             await anyio.sleep(_ASK_AGAIN_SECONDS)
 
     def _ask_state(self, client: Any) -> Mapping[str, Any]:
-        state: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
-        if not state["Running"]:
-            return state
-        if self._attached.note is None and not self._ladder.sent:  # its stream broke off, and it did not
-            self._engine_lost.set()
+        if self._attached.note is None and not self._ladder.sent:
+            state: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
+            if not state["Running"]:
+                return state
+            self._engine_lost.set()  # its stream broke off, and it did not
             client.kill(self._box.id, "SIGKILL")
         client.wait(self._box.id, timeout=_SETTLE_SECONDS)
         found: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]

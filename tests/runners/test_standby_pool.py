@@ -1,0 +1,138 @@
+"""Containers that wait: who gets which, and that none is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from nodetool_jupyter.runners.base import WorkerNotStarted
+from nodetool_jupyter.runners.docker.attach import Parts
+from nodetool_jupyter.runners.docker.boxes import Box
+from nodetool_jupyter.runners.docker.engine import CallOff
+from nodetool_jupyter.runners.docker.pool import StandbyPool
+from nodetool_jupyter.runners.docker.spec import ContainerSpec
+
+pytestmark = pytest.mark.anyio
+SPEC = ContainerSpec(limits={}, defaults={}, held={}, not_held=(), config={})
+GUARD_SECONDS = 60.0
+
+
+@dataclass
+class Bench:
+    """A pool whose boxes hold nothing but a socket."""
+
+    executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8))
+    closed: list[str] = field(default_factory=list)
+    ends: list[socket.socket] = field(default_factory=list)
+    made: int = 0
+
+    def __post_init__(self) -> None:
+        self.pool = StandbyPool(self.executor, self._close)
+
+    def _close(self, box: Box) -> None:
+        box.connection.close()
+        self.closed.append(box.id)
+
+    def make(self) -> Box:
+        ours, theirs = socket.socketpair()
+        self.ends.append(theirs)
+        self.made += 1
+        return Box(id=f"box-{self.made}", name="", spec=SPEC, connection=ours, parts=Parts(), python="3.11.2")
+
+    def take(self, key: str) -> Box | None:
+        """As a job's thread does."""
+        return self.executor.submit(self.pool.take, key, CallOff()).result(GUARD_SECONDS)
+
+    async def waiting(self, count: int) -> None:
+        async with asyncio.timeout(GUARD_SECONDS):
+            while len(self.pool._waiting) != count:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.pool.empty()
+    made.executor.shutdown(wait=True)
+    for end in made.ends:
+        end.close()
+
+
+def held_back(make: Callable[[], Box], gate: threading.Event) -> Callable[[], Box]:
+    def wait_and_make() -> Box:
+        assert gate.wait(GUARD_SECONDS)
+        return make()
+
+    return wait_and_make
+
+
+async def test_a_box_is_given_to_one_job_only(bench: Bench) -> None:
+    bench.pool.refill("key", bench.make)
+    await bench.waiting(1)
+    taken = await asyncio.gather(*(asyncio.to_thread(bench.take, "key") for _ in range(4)))
+    [box] = [one for one in taken if one is not None]
+    box.connection.close()
+
+
+async def test_a_job_waits_for_the_box_that_is_being_made_for_its_kind(bench: Bench) -> None:
+    gate = threading.Event()
+    bench.pool.refill("key", held_back(bench.make, gate))
+    job = asyncio.create_task(asyncio.to_thread(bench.take, "key"))
+    other = await asyncio.to_thread(bench.take, "another key")
+    gate.set()
+    box = await asyncio.wait_for(job, GUARD_SECONDS)
+    assert box is not None
+    assert (other, bench.made) == (None, 1)
+    box.connection.close()
+
+
+async def test_a_box_that_could_not_be_made_leaves_its_job_to_start_without(bench: Bench) -> None:
+    gate = threading.Event()
+
+    def fail() -> Box:
+        assert gate.wait(GUARD_SECONDS)
+        raise WorkerNotStarted("No.")
+
+    bench.pool.refill("key", fail)
+    job = asyncio.create_task(asyncio.to_thread(bench.take, "key"))
+    gate.set()
+    assert await asyncio.wait_for(job, GUARD_SECONDS) is None
+
+
+async def test_a_box_that_comes_when_its_job_was_called_off_is_closed(bench: Bench) -> None:
+    gate, stop = threading.Event(), CallOff()
+    bench.pool.refill("key", held_back(bench.make, gate))
+    stop.set()
+    assert await asyncio.to_thread(bench.pool.take, "key", stop) is None
+    gate.set()
+    async with asyncio.timeout(GUARD_SECONDS):
+        while bench.closed != ["box-1"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_box_whose_container_died_is_closed_and_not_given(bench: Bench) -> None:
+    bench.pool.refill("key", bench.make)
+    await bench.waiting(1)
+    bench.ends[0].close()
+    assert await asyncio.to_thread(bench.take, "key") is None
+    bench.executor.shutdown(wait=True)
+    assert bench.closed == ["box-1"]
+
+
+async def test_a_box_that_comes_after_the_end_holds_no_connection(bench: Bench) -> None:
+    gate = threading.Event()
+    bench.pool.refill("key", held_back(bench.make, gate))
+    [future] = bench.pool._coming
+    bench.pool.empty()
+    gate.set()
+    bench.executor.shutdown(wait=True)
+    async with asyncio.timeout(GUARD_SECONDS):
+        while future.result().connection.fileno() != -1:
+            await asyncio.sleep(0.01)
