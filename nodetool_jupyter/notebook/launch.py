@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ..errors import InvalidRequest, JobNotFound
 from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits, checked
-from ..runners.base import Parcel
+from ..runners.base import Parcel, Runner
 from . import requests
 from .options import Options, is_name
 
@@ -54,7 +54,8 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     filename = f"Cell In[{_cell_number(shell)}]"
     request = requests.cell_request(options, cell, code="", filename=filename, shares_namespace=runner.shares_namespace)
     code = _transformed(shell, cell)
-    if not runner.speaks_other(request):
+    other = "" if options.dry_run else runner.speaks_other(request)  # a container may have to be started to know
+    if not other:
         requests.check_syntax(f"\n{code}", filename)
     names = requests.choose_inputs(options.inputs, code, shell.user_ns, shell.user_ns_hidden)
     imports, others = "", names
@@ -64,7 +65,7 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     work = CodeWork(cell, f"{imports}\n{code}", filename)
     request = msgspec.structs.replace(request, work=work, inputs=tuple(others))
     runner.check(request)
-    parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns)
+    parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns, other_python=other)
     return Plan(request, parcel, tuple(others), imports)
 
 
@@ -118,13 +119,20 @@ def launch_work(
             limits=asked,
             inputs=tuple(values),
             outputs=outputs,
-            **_checked({"name": name, **options}, settings, shares_namespace=chosen.shares_namespace),
+            **_checked({"name": name, **options}, settings, runner=chosen),
         )
     )
     requests.check_syntax(request.work.runnable, request.work.filename)
     chosen.check(request)
-    plan = Plan(request, requests.make_parcel(request, chosen, list(values), values, shared=_namespace(values)))
-    return submit(session, plan), values
+    parcel = requests.make_parcel(
+        request,
+        chosen,
+        list(values),
+        values,
+        shared=_namespace(values),
+        other_python=chosen.speaks_other(request) if values else "",
+    )
+    return submit(session, Plan(request, parcel)), values
 
 
 def _work(
@@ -150,12 +158,12 @@ def _namespace(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"__name__": "__main__", "__builtins__": builtins, **values}
 
 
-def _checked(options: dict[str, Any], settings: Any, *, shares_namespace: bool) -> dict[str, Any]:
+def _checked(options: dict[str, Any], settings: Any, *, runner: Runner) -> dict[str, Any]:
     unknown = sorted(set(options) - _RUN_OPTIONS)
     if unknown:
         raise InvalidRequest(f"run() has no option {unknown[0]!r}. It takes {', '.join(sorted(_RUN_OPTIONS))}.")
-    cwd = "" if shares_namespace else requests.working_directory()
-    python = "" if shares_namespace else settings["python"]
+    cwd = "" if runner.shares_namespace else requests.working_directory()
+    python = settings["python"] if runner.name == "subprocess" else ""
     merged = {"python": python, "grace_seconds": settings["grace"], "cwd": cwd, **options}
     for name in ("python", "cwd"):
         merged[name] = os.fspath(merged[name]) if isinstance(merged[name], os.PathLike) else merged[name]
@@ -173,7 +181,8 @@ def relaunch(session: Session, job: Job, changes: dict[str, Any], *, inputs: Map
 
     Raises a `Refused`.
     """
-    request = msgspec.structs.replace(job.request, rerun_of=job.id, **changes)
+    elsewhere = {"python": ""} if changes.get("runner", job.request.runner) != job.request.runner else {}
+    request = msgspec.structs.replace(job.request, rerun_of=job.id, **{**elsewhere, **changes})
     runner = session.manager.runner(request.runner)
     namespace = session.shell.user_ns if session.shell is not None else {}
     values = dict(inputs) if inputs is not None else namespace
@@ -184,5 +193,6 @@ def relaunch(session: Session, job: Job, changes: dict[str, Any], *, inputs: Map
         request = msgspec.structs.replace(request, cwd="")
     runner.check(request)
     shared = values if inputs is None else _namespace(values)
-    parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared)
+    other = runner.speaks_other(request) if request.inputs else ""
+    parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared, other_python=other)
     return submit(session, Plan(request, parcel))
