@@ -27,7 +27,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         make_image_ahead()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+@pytest.hookimpl(wrapper=True, trylast=True)  # inside of what pytest itself prepares, so that a skip finds it
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """A notebook's kernel starts while its first cell is set up, and takes this environment."""
     found = {"DOCKER_HOST": f"unix://{_data.name}/no-engine.sock"}  # never the person's own
