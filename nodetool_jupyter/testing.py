@@ -67,6 +67,10 @@ class ScriptedRunner:
         """Nothing but the wall clock."""
         return {"wall_seconds": "manager"}
 
+    def foresee(self, request: JobRequest) -> Isolation:
+        """Nothing."""
+        return Isolation(runner=self.name, profile=request.profile.value)
+
     def speaks_other(self, request: JobRequest) -> str:
         """No Python but this one."""
         return ""

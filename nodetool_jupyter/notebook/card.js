@@ -143,12 +143,13 @@ function card(el) {
   parts.usage = usage;
   parts.spark = sparkline(usage);
   parts.usageText = make("span", "usage-text", usage);
+  parts.isolation = make("div", "isolation", root);
   parts.notes = make("div", "notes", root);
   parts.said = make("div", "said", root, { role: "alert" });
   parts.log = make("div", "log", root);
   parts.logHead = make("div", "log-head", parts.log);
   parts.logText = make("pre", "log-text", parts.log, { tabindex: "0", role: "log", "aria-live": "off" });
-  for (const part of [parts.usage, parts.said, parts.log]) part.hidden = true;
+  for (const part of [parts.usage, parts.isolation, parts.said, parts.log]) part.hidden = true;
   return parts;
 }
 
@@ -193,6 +194,8 @@ function paint(parts, state) {
   drawBars(parts.bars, final ? [] : state.bars, !final && state.more_bars);
   show(parts.usage, Boolean(state.usage) && !final);
   say(parts.usageText, state.usage);
+  say(parts.isolation, state.isolation);
+  show(parts.isolation, state.contained && !final);
   parts.spark(state.history, state.memory_limit);
   drawNotes(parts.notes, state.notes);
   show(parts.cancel, !final);

@@ -19,6 +19,8 @@ from ..view import (
     bar_lines,
     elapsed_seconds,
     final_text,
+    isolation_text,
+    limits_in_force,
     plain_text,
     remaining_seconds,
     status_line,
@@ -27,7 +29,7 @@ from ..view import (
     view_html,
     warnings,
 )
-from ..view.text import amount, isolation_text
+from ..view.text import amount
 
 _WITHOUT_WIDGETS = "A job runs here. `%nodetool status -1` tells how it goes; --progress text shows it as text."
 _LOG_LINES = 200
@@ -197,9 +199,10 @@ def card_state(view: View, now: float, *, waiting: bool) -> dict[str, Any]:
         "usage": usage_text(view),
         "peak": format_size(view.usage.peak_memory_bytes) if view.usage.peak_memory_bytes else "",
         "history": list(view.history),
-        "memory_limit": view.limits.memory_bytes,
+        "memory_limit": limits_in_force(view.isolation, view.limits).get("memory_bytes"),
         "notes": [{"severity": note.severity, "content": note.content} for note in warnings(view)[-_MOST_NOTES:]],
-        "isolation": isolation_text(view),
+        "isolation": isolation_text(view.isolation) if view.isolation else "",
+        "contained": view.isolation is not None and view.isolation.boundary != "none",
         "message": view.message,
         "waiting": waiting,
         "line": status_line(view, now),

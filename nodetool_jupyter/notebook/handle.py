@@ -8,12 +8,13 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..errors import InvalidRequest, JobCancelled, JobFailed, JobNotFinished, NodetoolError, OutputMissing
-from ..events import AnyEvent, Display, JobUpdate, Notification, Stream
+from ..events import AnyEvent, Display, JobUpdate, Notification, OutputUpdate, Stream
 from ..frames import Value
 from ..jobs import Job, JobStatus, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size
@@ -226,6 +227,15 @@ class JobHandle:
         """Everything that there is to see of it now."""
         job = self.job
         return fold_all(begin(job), self._manager.events(self.id))
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where the files lie that it brought back with `save` or --collect, by name."""
+        return {
+            event.output_name: Path(event.metadata["path"])
+            for event in self._manager.events(self.id)
+            if isinstance(event, OutputUpdate) and "path" in event.metadata
+        }
 
     def rerun(
         self,

@@ -8,7 +8,8 @@ import re
 from ..config import environment, job_environment
 from ..jobs import JobRequest, Profile
 
-_MISSING_FILE = re.compile(r"FileNotFoundError: .*: '(/[^']+|\.[^']*|[^'/]+)'\Z")
+_MISSING_FILE = re.compile(r"FileNotFoundError: .*: '([^']+)'\Z")
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z]\w*)[^']*'\Z")
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'\Z")
 _NO_NETWORK = re.compile(r"Network is unreachable|[Nn]ame resolution|Name or service not known|Failed to resolve")
 _NO_FILE = re.compile(r"(FileNotFoundError|ModuleNotFoundError): ")
@@ -26,9 +27,14 @@ def with_hint(message: str, request: JobRequest) -> str:
     if request.runner == "docker":
         if _NO_NETWORK.search(message) and request.container.network == "none":
             return f"{message}. The container has no network; --network bridge gives it one."
+        if module := _MISSING_MODULE.match(message):
+            return (
+                f"{message}. The container has its image's packages, not this kernel's. "
+                f"Add --requirements {module[1]}, or choose an --image that has it."
+            )
         if missing := _MISSING_FILE.match(message):
-            shown = _folder(missing[1])
-            return f"{message}. A container sees none of this machine's files; show it a folder with -v {shown}."
+            shown = _mount(missing[1], request.container.workdir)
+            return f"{message}. A container sees none of this machine's files; show it this one with -v {shown}."
     found = _KEY_ERROR.match(message)
     if found is None or request.runner == "threaded":
         return message
@@ -38,7 +44,9 @@ def with_hint(message: str, request: JobRequest) -> str:
     return f"{message}. The kernel's environment has {name}; pass it with -e {name}."
 
 
-def _folder(path: str) -> str:
+def _mount(path: str, workdir: str) -> str:
     """A mount that would show this path where the code looks for it."""
-    folder = os.path.dirname(path) or "."
-    return f"{folder}:{folder}:ro" if folder.startswith("/") else f"{folder}:/job/{folder.strip('./') or 'data'}:ro"
+    if path.startswith("/"):
+        folder = os.path.dirname(path)
+        return f"{folder}:{folder}:ro" if folder != "/" else f"{path}:{path}:ro"
+    return f"./{os.path.normpath(path)}:{os.path.normpath(os.path.join(workdir, path))}:ro"

@@ -59,7 +59,8 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     filename = f"Cell In[{_cell_number(shell)}]"
     request = requests.cell_request(options, cell, code="", filename=filename, shares_namespace=runner.shares_namespace)
     code = _transformed(shell, cell)
-    if not runner.speaks_other(request):
+    other = "" if options.dry_run else runner.speaks_other(request)  # a container may have to be started to know
+    if not other:
         requests.check_syntax(f"\n{code}", filename)
     names = requests.choose_inputs(options.inputs, code, shell.user_ns, shell.user_ns_hidden)
     imports, others = "", names
@@ -69,7 +70,7 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     work = CodeWork(cell, f"{imports}\n{code}", filename)
     request = msgspec.structs.replace(request, work=work, inputs=tuple(others))
     runner.check(request)
-    parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns)
+    parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns, other_python=other)
     return Plan(request, parcel, tuple(others), imports)
 
 
@@ -132,8 +133,15 @@ def launch_work(
     if not chosen.speaks_other(request):
         requests.check_syntax(request.work.runnable, request.work.filename)
     chosen.check(request)
-    plan = Plan(request, requests.make_parcel(request, chosen, list(values), values, shared=_namespace(values)))
-    return submit(session, plan), values
+    parcel = requests.make_parcel(
+        request,
+        chosen,
+        list(values),
+        values,
+        shared=_namespace(values),
+        other_python=chosen.speaks_other(request) if values else "",
+    )
+    return submit(session, Plan(request, parcel)), values
 
 
 def _work(
@@ -196,7 +204,8 @@ def relaunch(
     changes: fields of the request. given: the options of containers that were named. A container has the image that
     the job had, unless another is named. Raises a `Refused`.
     """
-    request = msgspec.structs.replace(job.request, rerun_of=job.id, **changes)
+    elsewhere = {"python": ""} if changes.get("runner", job.request.runner) != job.request.runner else {}
+    request = msgspec.structs.replace(job.request, rerun_of=job.id, **{**elsewhere, **changes})
     request = _rehoused(session, job, request, given)
     runner = session.manager.runner(request.runner)
     namespace = session.shell.user_ns if session.shell is not None else {}
@@ -208,7 +217,8 @@ def relaunch(
         request = msgspec.structs.replace(request, cwd="")
     runner.check(request)
     shared = values if inputs is None else _namespace(values)
-    parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared)
+    other = runner.speaks_other(request) if request.inputs else ""
+    parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared, other_python=other)
     return submit(session, Plan(request, parcel))
 
 

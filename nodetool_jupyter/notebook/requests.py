@@ -116,7 +116,7 @@ def import_line(names: Iterable[str], namespace: Mapping[str, Any]) -> tuple[str
 
 
 def encode_inputs(
-    names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest, runner: Runner
+    names: Iterable[str], namespace: Mapping[str, Any], request: JobRequest, other_python: str
 ) -> tuple[list[Value], dict[str, tuple[str, str]]]:
     """The values, encoded in this thread, and the sources of cells that their code comes from.
 
@@ -125,24 +125,30 @@ def encode_inputs(
     from ..worker.pickled import encode_input
     from ..worker.sources import gather
 
-    other = runner.speaks_other(request) if names else ""
     values = []
     files: set[str] = set()
     most = request.max_transfer_bytes
     for name in names:
-        fields, buffers = encode_input(name, namespace[name], max_bytes=most, other_python=other, files=files)
+        fields, buffers = encode_input(name, namespace[name], max_bytes=most, other_python=other_python, files=files)
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
     return values, gather(sorted(files))
 
 
 def make_parcel(
-    request: JobRequest, runner: Runner, names: list[str], namespace: dict[str, Any], *, shared: dict[str, Any] | None
+    request: JobRequest,
+    runner: Runner,
+    names: list[str],
+    namespace: dict[str, Any],
+    *,
+    shared: dict[str, Any] | None,
+    other_python: str,
 ) -> Parcel:
-    """What goes with the request. `shared`: the namespace that a runner in this process works on."""
+    """What goes with the request. `shared`: the namespace that a runner in this process works on; `other_python` as
+    `Runner.speaks_other` has it."""
     environ = environment()
     if runner.shares_namespace:
         return Parcel(namespace=shared, context=contextvars.copy_context())
-    inputs, sources = encode_inputs(names, namespace, request, runner)
+    inputs, sources = encode_inputs(names, namespace, request, other_python)
     return Parcel(
         inputs=inputs,
         sources=sources,

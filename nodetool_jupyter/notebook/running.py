@@ -18,7 +18,8 @@ def run_cell(session: Session, options: Options, cell: str) -> None:
     """Run a cell as a job, and wait for it unless it is to run in the background. Raises what the job ended with."""
     plan = plan_cell(session, options, cell)
     if options.dry_run:
-        print(describe(options, plan, session.manager.runner(options.runner).holds()))
+        runner = session.manager.runner(options.runner)
+        print(describe(options, plan, runner.foresee(plan.request), runner.holds()))
         return
     handle = JobHandle(session, submit(session, plan))
     present(

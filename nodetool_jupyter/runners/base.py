@@ -81,6 +81,10 @@ class Runner(Protocol):
         """Which limits of `LIMIT_NAMES` it can hold on this machine, each with its mechanism."""
         ...
 
+    def foresee(self, request: JobRequest) -> Isolation:
+        """What would be in force for a request that `check` let pass; nothing is started. Raises `Refused`."""
+        ...
+
     def speaks_other(self, request: JobRequest) -> str:
         """The version of the job's Python, if values must travel in forms that every version reads; else "".
 
@@ -89,7 +93,7 @@ class Runner(Protocol):
         ...
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
-        """Start a worker. On leaving, the worker is gone and nothing is left behind.
+        """Start a worker. On leaving, the worker is gone; what is left of it runs no more and goes before `close` ends.
 
         Raises `WorkerNotStarted` (with the cause as its text) when it can't be started.
         """

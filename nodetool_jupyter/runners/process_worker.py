@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -15,7 +15,7 @@ import msgspec
 
 from ..events import Exit, Isolation, UsageUpdate
 from ..frames import Report, Value
-from ..jobs import Job
+from ..jobs import Job, JobRequest
 from ..sandbox import Sandbox
 from ..worker import cgroups, folders, tree, wire
 from .base import WorkerNotStarted
@@ -80,18 +80,14 @@ class ProcessWorker:
         grouped = {name for name, how in self._plan.held.items() if how.startswith("cgroup")}
         lacking = grouped & self._plan.defaults.keys() - message["held"].keys()
         held = {name: how for name, how in self._plan.held.items() if name not in lacking}
-        self._isolation = Isolation(
-            runner="subprocess",
-            profile=self._job.request.profile.value,
-            boundary="bubblewrap" if self._box else "none",
+        self._isolation = isolation(
+            self._job.request,
+            self._plan,
+            self._box,
             held={**held, **message["held"]},
-            not_held=tuple(sorted({*self._plan.not_held, *lacking})),
-            details={
-                "pid": message["pid"],
-                "start": "forked from a warm parent" if message["warm"] else "new interpreter",
-                "profile_limits": self._plan.defaults,
-                **(self._box.details() if self._box else {}),
-            },
+            lacking=lacking,
+            pid=message["pid"],
+            start="forked from a warm parent" if message["warm"] else "new interpreter",
         )
 
     async def reports(self) -> AsyncIterator[Sequence[Report]]:
@@ -211,3 +207,23 @@ def value_frame(value: Value, *, kind: str = "value") -> list[wire.Buffer]:
     del header["body"]
     body = value.body if isinstance(value.body, list | tuple) else [value.body] if value.body is not None else []
     return wire.encode({**header, "type": kind}, body)
+
+
+def isolation(
+    request: JobRequest,
+    arranged: Plan,
+    box: Sandbox | None,
+    *,
+    held: Mapping[str, str],
+    lacking: Iterable[str] = (),
+    **details: object,
+) -> Isolation:
+    """What is in force, or would be. lacking: limits of the profile that turned out not to be held."""
+    return Isolation(
+        runner="subprocess",
+        profile=request.profile.value,
+        boundary="bubblewrap" if box else "none",
+        held=dict(held),
+        not_held=tuple(sorted({*arranged.not_held, *lacking})),
+        details={**details, "profile_limits": arranged.defaults, **(box.details() if box else {})},
+    )

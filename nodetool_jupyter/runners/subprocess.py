@@ -16,6 +16,7 @@ import anyio
 from .. import places, worker
 from ..config import usable_cpus
 from ..errors import LimitNotHeld, Refused, RunnerUnavailable
+from ..events import Isolation
 from ..jobs import Job, JobRequest, Profile
 from ..sandbox import Sandbox, filter_file
 from ..worker import cgroups
@@ -28,7 +29,7 @@ from .process_sandbox import enclose, sandbox_for
 from .process_streams import make_streams
 from .process_supervisor import SupervisorLink
 from .process_warmth import Warmth
-from .process_worker import ProcessWorker, value_frame
+from .process_worker import ProcessWorker, isolation, value_frame
 from .run_frame import run_frame
 
 _BOOT = Path(worker.__file__).parent / "boot.py"
@@ -82,6 +83,12 @@ class SubprocessRunner:
         if cpus >= usable_cpus():
             return {**self._held, "cpus": f"the machine has {usable_cpus()}"}
         return {**self._held, "cpus": PINNED} if untrusted and cpus == int(cpus) else self._held
+
+    def foresee(self, request: JobRequest) -> Isolation:
+        """See `Runner.foresee`."""
+        arranged = plan(request, self._mechanisms(request))
+        box = sandbox_for(request) if request.profile is Profile.UNTRUSTED else None
+        return isolation(request, arranged, box, held=arranged.held)
 
     def speaks_other(self, request: JobRequest) -> str:
         """See `Runner.speaks_other`."""

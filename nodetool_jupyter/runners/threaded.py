@@ -77,6 +77,10 @@ class ThreadedRunner:
         """Wall time alone."""
         return _HELD
 
+    def foresee(self, request: JobRequest) -> ev.Isolation:
+        """See `Runner.foresee`."""
+        return _isolation(request)
+
     def speaks_other(self, request: JobRequest) -> str:
         """See `Runner.speaks_other`."""
         return ""
@@ -142,14 +146,7 @@ class ThreadedWorker:
 
     def isolation(self) -> ev.Isolation:
         """None but the time limit."""
-        asked = self._job.request.limits.asked()
-        return ev.Isolation(
-            runner=ThreadedRunner.name,
-            profile=self._job.request.profile.value,
-            held={name: how for name, how in _HELD.items() if name in asked},
-            not_held=tuple(sorted(asked.keys() - _HELD.keys())),
-            details={"namespace": "shared", "thread": self._thread.name},
-        )
+        return _isolation(self._job.request, thread=self._thread.name)
 
     def reports(self) -> AsyncIterator[Sequence[Report]]:
         """What the job's threads report, until its code has ended."""
@@ -281,3 +278,14 @@ def _folder() -> str:
         return os.path.realpath(os.getcwd())
     except OSError:
         return ""
+
+
+def _isolation(request: JobRequest, **details: str) -> ev.Isolation:
+    asked = request.limits.asked()
+    return ev.Isolation(
+        runner=ThreadedRunner.name,
+        profile=request.profile.value,
+        held={name: how for name, how in _HELD.items() if name in asked},
+        not_held=tuple(sorted(asked.keys() - _HELD.keys())),
+        details={"namespace": "shared", **details},
+    )

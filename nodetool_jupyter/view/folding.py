@@ -155,7 +155,8 @@ def _returned(view: View, event: ev.OutputUpdate) -> View:
 def _usage(view: View, event: ev.UsageUpdate) -> View:
     peak = max(event.peak_memory_bytes, event.memory_bytes, view.usage.peak_memory_bytes)
     usage = Usage(event.memory_bytes, peak, event.cpu_seconds, event.processes)
-    return replace(view, usage=usage, history=(*view.history, event.memory_bytes)[-_MOST_SAMPLES:])
+    history = (*view.history, event.memory_bytes)[-_MOST_SAMPLES:] if event.memory_bytes else view.history
+    return replace(view, usage=usage, history=history)
 
 
 def _isolation(view: View, event: ev.Isolation) -> View:

@@ -9,9 +9,10 @@ from html import escape
 
 from ..jobs import JobStatus
 from ..quantities import format_duration, format_size
+from .isolation import isolation_rows
 from .lines import plain_text
 from .model import View, elapsed_seconds
-from .text import MARKS, bar_lines, isolation_text, title, usage_text, warnings
+from .text import MARKS, bar_lines, title, usage_text, warnings
 
 _FONT = (
     "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:var(--jp-ui-font-size1,13px);line-height:1.5"
@@ -63,7 +64,7 @@ def _inside(view: View) -> str:
     facts = [
         ("cause", view.message),
         ("usage", usage_text(view)),
-        ("isolation", isolation_text(view)),
+        *(isolation_rows(view.isolation, view.limits) if view.isolation else ()),
         ("came back", ", ".join(one.name for one in view.returned)),
         ("job", view.job_id),
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..jobs import JobStatus
 from ..quantities import format_duration, format_size
+from .isolation import isolation_rows, limits_in_force, names_of_limits
 from .model import Bar, Note, View, elapsed_seconds, remaining_seconds
 
 _S = JobStatus
@@ -46,7 +47,7 @@ def final_text(view: View, *, stable: bool = False) -> str:
 def warnings(view: View) -> list[Note]:
     """Warnings and errors that came up, and the limits that were asked for and not held."""
     not_held = view.isolation.not_held if view.isolation is not None else ()
-    found = [Note(f"Not held here: {', '.join(not_held)}.")] if not_held else []
+    found = [Note(f"Not held here: {names_of_limits(not_held)}.")] if not_held else []
     return [*found, *(note for note in view.notes if note.severity in ("warning", "error"))]
 
 
@@ -110,40 +111,27 @@ def number(value: float) -> str:
     return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
-_BOUNDARY_FACTS = ("uid", "network", "seccomp")
-
-
 def usage_text(view: View) -> str:
-    """Memory against its limit, processor time and processes; "" when nothing was measured."""
-    usage = view.usage
-    if not usage.memory_bytes and not usage.peak_memory_bytes:
-        return ""
-    limit = f" of {format_size(view.limits.memory_bytes)}" if view.limits.memory_bytes else ""
-    parts = [f"{format_size(usage.memory_bytes)}{limit}"]
+    """What it uses, and how much of that it may: memory, processors, processes; "" when nothing was measured."""
+    usage, limits, parts = view.usage, limits_in_force(view.isolation, view.limits), []
+    if usage.memory_bytes:
+        limit = f" of {format_size(limits['memory_bytes'])}" if "memory_bytes" in limits else ""
+        parts.append(f"{format_size(usage.memory_bytes)}{limit}")
     if usage.cpu_seconds:
-        parts.append(f"{format_duration(usage.cpu_seconds)} CPU")
+        limit = f" on up to {number(limits['cpus'])} processor{'s' * (limits['cpus'] != 1)}" if "cpus" in limits else ""
+        parts.append(f"{format_duration(usage.cpu_seconds)} CPU{limit}")
     if usage.processes > 1:
-        parts.append(f"{usage.processes} processes")
+        limit = f" of {number(limits['pids'])}" if "pids" in limits else ""
+        parts.append(f"{usage.processes}{limit} processes")
     return ", ".join(parts)
-
-
-def isolation_text(view: View) -> str:
-    """What held the job in, in one sentence; "" before it started."""
-    found = view.isolation
-    if found is None:
-        return ""
-    held = ", ".join(f"{name} by {how}" for name, how in sorted(found.held.items())) or "no limits"
-    not_held = f"; not held: {', '.join(found.not_held)}" if found.not_held else ""
-    inside = [f"{name} {found.details[name]}" for name in _BOUNDARY_FACTS if name in found.details]
-    boundary = f"boundary {found.boundary}" + (f" ({', '.join(inside)})" if inside else "")
-    return f"{found.profile}, {boundary}: {held}{not_held}"
 
 
 def view_text(view: View, now: float) -> str:
     """Everything worth knowing, a few lines."""
     lines = [status_line(view, now), f"  id         {view.job_id}"]
     lines += [f"  {line}" for line in bar_lines(view)]
-    facts = [("usage", usage_text(view)), ("peak", peak_text(view)), ("isolation", isolation_text(view))]
+    facts = [("usage", usage_text(view)), ("peak", peak_text(view))]
+    facts += isolation_rows(view.isolation, view.limits) if view.isolation else []
     facts += [("came back", ", ".join(one.name for one in view.returned)), ("cause", view.message)]
     lines += [f"  {name:<10} {value}" for name, value in facts if value]
     lines += [f"  {note.severity:<10} {note.content}" for note in view.notes]

@@ -1,5 +1,8 @@
 """The first process of a container: owns its stdin and stdout, starts the worker, stands between the two.
 
+It does what an init does, reaping what nobody else waits for, and can't be looked into by the job, whose user it
+has: no other process of the container is left out of the filter on system calls.
+
 What goes over the container's streams is cut into parts, so that the worker's frames and what its code prints
 never share a descriptor and never mix:
 
@@ -46,13 +49,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main(profile: str) -> None:
     """Fork the worker and pump until it has ended; never returns."""
     _preload()
+    if profile == "untrusted":
+        from . import seccomp
+
+        seccomp.load()
     channel, theirs = socket.socketpair()
     pipes = [os.pipe(), os.pipe()]
     for number in _SIGNALS:  # held until each of the two is ready for them
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
     child = os.fork()
     if child == 0:
-        _become_worker(theirs, [write for _, write in pipes], untrusted=profile == "untrusted")
+        _become_worker(theirs, [write for _, write in pipes])
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the job's code, of the same user, must not look in here
     theirs.close()
     for _, write in pipes:
@@ -69,7 +76,7 @@ def _preload() -> None:
     compile("pass", "<warm>", "exec")
 
 
-def _become_worker(channel: socket.socket, pipes: list[int], *, untrusted: bool) -> NoReturn:
+def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
     os.setsid()
     high = [os.open(os.devnull, os.O_RDWR), *pipes, channel.detach()]
     high = [os.dup2(descriptor, 32 + n, inheritable=False) for n, descriptor in enumerate(high)]
@@ -80,10 +87,6 @@ def _become_worker(channel: socket.socket, pipes: list[int], *, untrusted: bool)
     signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     sys.argv = [""]
     sys.path[:] = ["", *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
-    if untrusted:
-        from . import seccomp
-
-        seccomp.load()
     from .main import main as work
 
     work(3)
@@ -205,7 +208,7 @@ class Pump:
             self._to_worker.clear()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Give a signal to every process of the container but this one and the first."""
+        """Give a signal to every process of the container but this one."""
         self._told.append([signal.Signals(number).name, len(_others())])
         _signal_all(number)
         self._nudge_at = time.monotonic() + _NUDGE_SECONDS
@@ -255,9 +258,9 @@ def _say(kind: int, data: bytes) -> None:
 
 
 def _others() -> list[int]:
-    """Every process of the container but this one and the first."""
+    """Every process of the container but this one."""
     try:
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid not in (1, os.getpid())]
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid != os.getpid()]
     except OSError:
         return []
 

@@ -73,6 +73,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
 }
+IN_WORDS = f"{len(REFUSED)} system calls refused"
 """Calls that fail with EPERM, with their numbers on x86_64 and aarch64."""
 
 _PINNED = (203, 122)  # sched_setaffinity

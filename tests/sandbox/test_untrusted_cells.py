@@ -14,9 +14,7 @@ from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.notebook.handle import decode_value
 from nodetool_jupyter.notebook.hints import with_hint
 from nodetool_jupyter.runners.base import Parcel, Worker
-from nodetool_jupyter.view import fold_all
-from nodetool_jupyter.view.model import View
-from nodetool_jupyter.view.text import isolation_text
+from nodetool_jupyter.view import isolation_rows, isolation_text
 from tests.runners.processes import Place
 
 Run = Callable[..., tuple[Job, list[AnyEvent]]]
@@ -169,9 +167,11 @@ def test_the_boundary_is_recorded_and_shown(manager: JobExecutionManager, cell: 
     job, events = cell("1")
     [isolation] = [event for event in events if isinstance(event, Isolation)]
     assert isolation.boundary == "bubblewrap"
-    text = isolation_text(fold_all(View(job_id=job.id), events))
-    assert text.startswith("untrusted, boundary bubblewrap (uid 65534, network none, seccomp ")
-    assert "memory_bytes by " in text
+    words = "sandboxed process · user 65534 · no network · none of your files · "
+    assert isolation_text(isolation).startswith(words)
+    assert dict(isolation_rows(isolation, job.request.limits))["limits"].startswith(
+        "time 5:00 (timer), memory 512 MiB ("
+    )
     assert job.request.limits.wall_seconds == 300
 
 

@@ -202,7 +202,7 @@ def test_what_is_left_is_as_rough_as_it_is_known(seconds: float, said: str) -> N
 def test_the_long_text_names_what_matters() -> None:
     view = fold(finished(), ev.Notification(content="cwd was changed"))
     text = view_text(fold(view, ev.Isolation(runner="subprocess", profile="default", not_held=("cpus",))), 30.0)
-    for part in ("1a2b3c4d5e", "not held: cpus", "cwd was changed", "1.3 GiB"):
+    for part in ("1a2b3c4d5e", "not held   processors", "cwd was changed", "1.3 GiB"):
         assert part in text
 
 
@@ -213,7 +213,7 @@ def test_warnings_are_seen_without_unfolding_anything() -> None:
     view = fold(view, ev.Isolation(runner="threaded", profile="default", not_held=("cpus",)))
     assert (
         final_text(view, stable=True)
-        == "✔ train · subprocess\n  warning: Not held here: cpus.\n  warning: cwd was changed"
+        == "✔ train · subprocess\n  warning: Not held here: processors.\n  warning: cwd was changed"
     )
     outside = view_html(view).partition("</details>")[2]
     assert "cwd was changed" in outside

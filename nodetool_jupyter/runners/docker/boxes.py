@@ -236,6 +236,16 @@ def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
         )
     if "python3" in text and ("not found" in text or "no such file" in text):
         return WorkerNotStarted("The image has no python3. Choose an --image with CPython 3.11 or newer.")
+    if "unable to find user" in text or "no matching entries" in text:
+        return WorkerNotStarted(
+            f"The image has no user {spec.config['User']!r}. Give --user a number, as in --user 1000:1000."
+        )
+    if text.startswith("network ") and text.endswith(" not found"):
+        name = spec.host["NetworkMode"]
+        return WorkerNotStarted(
+            f"There is no network {name!r} in the engine. Take --network bridge, or make it with "
+            f"docker network create {name}."
+        )
     if isinstance(error, EngineUnavailable):
         return WorkerNotStarted(str(error))
     return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")

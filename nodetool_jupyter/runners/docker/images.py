@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ...containers import ContainerOptions, default_image, is_pinned
-from ...errors import Refused
+from ...errors import InvalidRequest, Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
 from .engine import CallOff, Engine, EngineRefused
@@ -18,6 +18,7 @@ from .engine import CallOff, Engine, EngineRefused
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
 _BAR = "pull"
+_UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,16 @@ class ImageMissing(Refused):
         super().__init__(f"{where} Nothing was started. [NT-D02]")
 
 
+class NoImageName(InvalidRequest):
+    """No image can be called so."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"--image {name!r} is no image's name. Write NAME:TAG in small letters, as in {default_image()}. "
+            "Nothing was started."
+        )
+
+
 class Images:
     """What is known of the engine's images; from any thread."""
 
@@ -63,6 +74,8 @@ class Images:
         try:
             found = self._engine.ask(lambda client: client.inspect_image(name))
         except EngineRefused as error:
+            if "invalid reference format" in str(error):
+                raise NoImageName(name) from None
             if error.status == 404:
                 self._known.pop(name, None)
                 return None
@@ -182,4 +195,9 @@ def _not_pulled(name: str, why: str) -> str:
     why = why.strip().rstrip(".")
     if "not found" in why or "does not exist" in why or "manifest unknown" in why:
         return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
-    return f"Image {name!r} can't be pulled: {why}. Check the network, or load the image by hand and use --pull never."
+    if any(words in why for words in _UNREACHABLE):
+        why = f"the engine can't reach the image's registry ({why.rpartition(': ')[2]})"
+    return (
+        f"Image {name!r} is not on this machine and can't be pulled: {why}. "
+        "Check the engine's network, or load the image by hand (docker load)."
+    )

@@ -16,11 +16,11 @@ _OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cp
 
 
 def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
-    """Raise for limits that the host doesn't have, and for what the profile doesn't allow."""
+    """Raise for limits that the host doesn't have, for what the profile doesn't allow, and what no container has."""
     if request.python:
         raise InvalidRequest(
-            f"--python {request.python} is for subprocess jobs: a container has its image's Python. "
-            f"Choose an --image with the one you need. {_NOTHING}"
+            f"--python {request.python!r} can't be had in a container: it has its image's Python. "
+            f"Choose an --image. {_NOTHING}"
         )
     memory = request.limits.memory_bytes
     if memory is not None and memory < LEAST_MEMORY_BYTES:

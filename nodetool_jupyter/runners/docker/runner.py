@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from itertools import count
@@ -14,11 +14,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from ...containers import default_image
 from ...errors import LimitNotHeld
 from ...events import Isolation, Notification
 from ...frames import Report
-from ...jobs import Job, JobRequest
-from ...worker import wire
+from ...jobs import Job, JobRequest, Profile
+from ...worker import seccomp, wire
 from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Worker, WorkerNotStarted
 from ..process_worker import value_frame
@@ -93,6 +94,17 @@ class DockerRunner:
         except EngineUnavailable:
             return {}
 
+    def foresee(self, request: JobRequest) -> Isolation:
+        """See `Runner.foresee`. An image that is not there has no id."""
+        image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
+        binds = checked_binds(request.container.binds, engine_url=self.engine.url, private=self._private)
+        request = msgspec.structs.replace(request, container=msgspec.structs.replace(request.container, binds=binds))
+        network = request.container.network
+        spec = container_spec(
+            request, self.engine.facts(), image=image.id, image_user=image.user, network=network, devices=()
+        )
+        return _isolation(request, spec, image, python=self.images.python_of(image))
+
     def speaks_other(self, request: JobRequest) -> str:
         """See `Runner.speaks_other`. An image that nobody knows yet is asked."""
         try:
@@ -118,7 +130,9 @@ class DockerRunner:
                 job,
                 self.engine,
                 box,
-                isolation=_isolation(job.request, box, image),
+                isolation=_isolation(
+                    job.request, box.spec, image, lacking=box.not_held, python=box.python, container=box.id[:12]
+                ),
                 first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel)],
                 executor=self._executor,
             )
@@ -261,9 +275,11 @@ def _asked(request: JobRequest) -> frozenset[str]:
     return frozenset() if request.limits.best_effort else frozenset(request.limits.asked())
 
 
-def _isolation(request: JobRequest, box: Box, image: Image) -> Isolation:
-    spec, host = box.spec, box.spec.host
-    lacking = set(box.not_held)
+def _isolation(
+    request: JobRequest, spec: ContainerSpec, image: Image, *, lacking: Iterable[str] = (), **details: str
+) -> Isolation:
+    """What is in force, or would be. lacking: limits of the profile that the engine did not apply."""
+    host, lacking = spec.host, set(lacking)
     return Isolation(
         runner="docker",
         profile=request.profile.value,
@@ -271,18 +287,17 @@ def _isolation(request: JobRequest, box: Box, image: Image) -> Isolation:
         held={name: how for name, how in spec.held.items() if name not in lacking},
         not_held=tuple(sorted({*spec.not_held, *lacking})),
         details={
-            "container": box.id[:12],
+            **details,
             "image": image.name,
             "image_id": image.id,
             "digest": image.digest,
             **({"built": spec.config["Image"]} if request.container.requirements else {}),
-            "python": box.python,
             "user": spec.config["User"],
             "network": host["NetworkMode"],
             "read_only": host["ReadonlyRootfs"],
             "capabilities": "none",
             "no_new_privileges": True,
-            "seccomp_filters": 2 if request.profile.value == "untrusted" else 1,
+            **({"seccomp": seccomp.IN_WORDS} if request.profile is Profile.UNTRUSTED else {}),
             "mounts": [f"{mount['Source']}:{mount['Target']}{':ro' * mount['ReadOnly']}" for mount in host["Mounts"]],
             "gpus": [id_ for one in host["DeviceRequests"] or () for id_ in one.get("DeviceIDs", ["all"])],
             "profile_limits": dict(spec.defaults),

@@ -157,7 +157,7 @@ def _shut(network: str) -> dict[str, Any]:
         "Privileged": False,
         "IpcMode": "private",
         "PidMode": "",
-        "Init": True,
+        "Init": False,
         "OomScoreAdj": 800,
         "AutoRemove": False,
         "RestartPolicy": {"Name": "", "MaximumRetryCount": 0},
