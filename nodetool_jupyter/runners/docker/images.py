@@ -14,7 +14,8 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .engine import CHECK_SECONDS, LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .lines import Line
 
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
@@ -59,7 +60,7 @@ class Images:
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
             return known[1]
         try:
-            found = self._engine.ask(lambda client: client.inspect_image(name))
+            found = self._engine.ask(lambda client: client.inspect_image(name), seconds=CHECK_SECONDS)
         except EngineRefused as error:
             if error.status == 404:
                 self._known.pop(name, None)
@@ -102,12 +103,18 @@ class Images:
         layers: dict[str, tuple[int, int]] = {}
 
         def pull(client: Any) -> None:
-            for line in stop.closing(_pull_stream(client, repository, tag or "latest")):
-                if "error" in line:
-                    raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
-                _note(layers, line, name, report)
-            if stop.is_set():
-                raise WorkerNotStarted("The pull was called off.")
+            answer = _pull_line(client, repository, tag or "latest")
+            try:
+                with stop.closing(answer):
+                    answer.open()
+                    for line in answer:
+                        if "error" in line:
+                            raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
+                        _note(layers, line, name, report)
+            finally:
+                answer.end()
+                if stop.is_set():
+                    raise WorkerNotStarted("The pull was called off.")
 
         try:
             self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
@@ -162,21 +169,20 @@ def probe_python(engine: Engine, image: Image, labels: Mapping[str, str]) -> str
             engine.ask(lambda client: client.remove_container(created, v=True, force=True), seconds=LONG_SECONDS)
 
 
-def _pull_stream(client: Any, repository: str, tag: str) -> Any:
-    """What `client.pull` reads, as a stream that another thread may close."""
+def _pull_line(client: Any, repository: str, tag: str) -> Line:
+    """What `client.pull` reads."""
     from docker import auth
-    from docker.types import CancellableStream
 
     registry, _ = auth.resolve_repository_name(repository)
     header = auth.get_config_header(client, registry)
-    response = client._post(
-        client._url("/images/create"),
+    return Line(
+        client,
+        "POST",
+        "/images/create",
         params={"fromImage": repository, "tag": tag},
         headers={"X-Registry-Auth": header} if header else {},
-        stream=True,
+        seconds=_PULL_SILENCE_SECONDS,
     )
-    client._raise_for_status(response)
-    return CancellableStream(client._stream_helper(response, decode=True), response)
 
 
 def _split_tag(name: str) -> tuple[str, str, str]:

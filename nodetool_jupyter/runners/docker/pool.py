@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ..base import WorkerNotStarted
 from .boxes import Box
+from .engine import CallOff, EngineRefused, EngineUnavailable
 
 _MOST_PER_KEY = 2
 _MOST = 4
 IDLE_SECONDS = 300.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     key: str
     box: Box
@@ -23,73 +27,84 @@ class _Waiting:
 
 
 class StandbyPool:
-    """Keeps boxes ready by key. On the manager's loop, but for making and closing, which block in threads."""
+    """Keeps boxes ready by key. `refill` on the manager's loop, all else from any thread; boxes are made in threads."""
 
     def __init__(self, executor: ThreadPoolExecutor, close: Callable[[Box], None]) -> None:
         self._executor = executor
         self._close = close
+        self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
-        self._coming: dict[Future[Box], str] = {}
+        self._coming: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._stop = CallOff()
 
     def take(self, key: str) -> Box | None:
         """A box that waits under this key and still lives."""
-        for waiting in [one for one in self._waiting if one.key == key]:
-            self._waiting.remove(waiting)
-            if waiting.box.alive():
-                return waiting.box
-            self._discard(waiting.box)
-        return None
+        while True:
+            with self._lock:
+                found = next((one for one in self._waiting if one.key == key), None)
+                if found is None:
+                    return None
+                self._waiting.remove(found)
+            if found.box.alive():
+                return found.box
+            self._close(found.box)
 
-    def refill(self, key: str, make: Callable[[], Box]) -> None:
+    def refill(self, key: str, make: Callable[[CallOff], Box]) -> None:
         """Have one more ready under this key, unless enough are; makes room by giving up the oldest of others."""
-        mine = sum(one.key == key for one in self._waiting) + sum(one == key for one in self._coming.values())
-        if self._closed or mine >= _MOST_PER_KEY:
-            return
-        while len(self._waiting) + len(self._coming) >= _MOST and self._waiting:
-            self._discard(self._waiting.pop(0).box)
-        loop = asyncio.get_running_loop()
-        future = self._executor.submit(make)
-        self._coming[future] = key
-        future.add_done_callback(lambda done: _post(loop, self._arrived, done))
-
-    def _arrived(self, future: Future[Box]) -> None:
-        key = self._coming.pop(future)
-        if future.exception() is not None:  # the next job of the kind is told why, when it starts without
-            return
-        if self._closed:
-            self._discard(future.result())
-            return
-        self._waiting.append(_Waiting(key, future.result(), time.monotonic()))
+        with self._lock:
+            mine = sum(one.key == key for one in self._waiting) + self._coming.count(key)
+            if self._stop.is_set() or mine >= _MOST_PER_KEY:
+                return
+            room = _MOST - len(self._coming) - 1
+            surplus = [self._waiting.pop(0) for _ in range(max(0, len(self._waiting) - max(0, room)))]
+            self._coming.append(key)
+            self._executor.submit(self._make, key, make)
+            for one in surplus:
+                self._executor.submit(self._close, one.box)
         self._watch()
 
+    def _make(self, key: str, make: Callable[[CallOff], Box]) -> None:
+        box = None
+        # why there is none, the next job of the kind is told when it starts without
+        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable):
+            box = make(self._stop)
+        with self._lock:
+            self._coming.remove(key)
+            if box is not None and not self._stop.is_set():
+                self._waiting.append(_Waiting(key, box, time.monotonic()))
+                return
+        if box is not None:
+            self._close(box)
+
     def _watch(self) -> None:
-        if self._timer is None and self._waiting and not self._closed:
-            due = self._waiting[0].since + IDLE_SECONDS - time.monotonic()
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due), self._expire)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        while self._waiting and time.monotonic() - self._waiting[0].since >= IDLE_SECONDS:
-            self._discard(self._waiting.pop(0).box)
-        self._watch()
+        self._drop(lambda one: time.monotonic() - one.since >= IDLE_SECONDS)
+        if self._waiting or self._coming:
+            self._watch()
 
-    def _discard(self, box: Box) -> None:
-        self._executor.submit(self._close, box)
+    def drop_dead(self) -> None:
+        """Give up the boxes that have ended, as all do with their engine."""
+        self._drop(lambda one: not one.box.alive())
+
+    def _drop(self, which: Callable[[_Waiting], bool]) -> None:
+        with self._lock:
+            if self._stop.is_set():
+                return
+            for one in [one for one in self._waiting if which(one)]:
+                self._waiting.remove(one)
+                self._executor.submit(self._close, one.box)
 
     def empty(self) -> None:
-        """Close every box, those that are still being made as they come. Blocks; no box is taken or made after."""
-        self._closed = True
+        """Close every box, those that are still being made as they come; no box is taken or made after."""
+        self._stop.set()
         if self._timer:
             self._timer.cancel()
-        for waiting in self._waiting:
-            self._discard(waiting.box)
-        self._waiting.clear()
-
-
-def _post(loop: asyncio.AbstractEventLoop, function: Callable[[Future[Box]], None], done: Future[Box]) -> None:
-    try:
-        loop.call_soon_threadsafe(function, done)
-    except RuntimeError:  # the loop is closed: the sweep of the next manager, or the supervisor, removes it
-        return
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                self._executor.submit(self._close, one.box)
