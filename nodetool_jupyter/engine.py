@@ -21,7 +21,7 @@ from .keeper import Keeper
 from .ledger import Ledger
 from .loop import LoopThread
 from .places import job_root, owner_root
-from .runners.base import Parcel, Runner
+from .runners.base import Parcel, Runner, Sweeper
 from .stores import open_store
 from .stores.base import Change, JobStore, Owner
 from .supervision import Outcome, Supervision
@@ -72,7 +72,7 @@ class Engine:
         self.store = store
         self.loop = LoopThread("nodetool-manager")
         self.ledger = Ledger(store)
-        self.keeper = Keeper(store, owner)
+        self.keeper = Keeper(store, owner, [runner for runner in runners if isinstance(runner, Sweeper)])
         self.warnings: list[str] = []
         self._runners = runners
         self._admission = admission
@@ -100,6 +100,7 @@ class Engine:
         engine.ledger.start()
         engine.loop.start()
         engine.loop.post(engine.loop.start_soon, engine.keeper.run)
+        engine.loop.post(engine.loop.start_soon, engine.keeper.sweep_runners)
         return engine
 
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from . import places
 from .jobs import JobStatus
+from .runners.base import Sweeper, Swept
 from .stores.base import JobStore, Owner
 from .stores.mounts import mounts_below
-from .stores.owners import alive
+from .stores.owners import alive, labels_gone
 from .worker import cgroups, folders
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where shm_open(3) puts segments on Linux
@@ -27,12 +28,16 @@ _MOST_OWNER_BYTES = 64 << 10
 
 
 class Pruned(Struct, frozen=True):
-    """What was removed: ids of jobs, paths, names of groups. `left`: what could not be, each with the reason."""
+    """What was removed: ids of jobs, paths, names of groups, what was where runners run jobs.
+
+    `left`: what could not be, each with the reason.
+    """
 
     jobs: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     shared_memory: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
+    runners: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
 
@@ -58,8 +63,15 @@ def retire(owner_id: str) -> list[str]:
     return _remove(places.owner_root(owner_id))
 
 
-def prune(store: JobStore, older_than_seconds: float, *, user: str, assets: Path | None = None) -> Pruned:
-    """Remove a user's jobs that ended so long ago, with their events and files, then `sweep`.
+def prune(
+    store: JobStore,
+    older_than_seconds: float,
+    *,
+    user: str,
+    assets: Path | None = None,
+    sweepers: Iterable[Sweeper] = (),
+) -> Pruned:
+    """Remove a user's jobs that ended so long ago, with their events and files, then `sweep`, here and in runners.
 
     assets: the folder with one folder per job, named by its id.
     """
@@ -75,7 +87,18 @@ def prune(store: JobStore, older_than_seconds: float, *, user: str, assets: Path
     if assets is not None:
         left = [sentence for job_id in old for sentence in _remove(assets / job_id)]
     swept = sweep(store)
-    return msgspec.structs.replace(swept, jobs=tuple(old), left=(*left, *swept.left))
+    runners = sweep_runners(sweepers, user, built_before=ended_before)
+    return msgspec.structs.replace(
+        swept, jobs=tuple(old), runners=runners.removed, left=(*left, *swept.left, *runners.left)
+    )
+
+
+def sweep_runners(sweepers: Iterable[Sweeper], user: str, *, built_before: float = 0.0) -> Swept:
+    """Remove what dead managers of a user left where their jobs ran, and what was built for jobs before a time."""
+    swept = [sweeper.sweep(lambda labels: labels_gone(labels, user), built_before=built_before) for sweeper in sweepers]
+    return Swept(
+        tuple(what for one in swept for what in one.removed), tuple(what for one in swept for what in one.left)
+    )
 
 
 def sweep(store: JobStore) -> Pruned:
@@ -100,7 +123,7 @@ def _sweep(store: JobStore, root: Path) -> Pruned:
     removed_memory = tuple(_remove_shared_memory(dead, left))
     removed_groups = tuple(_remove_groups())
     removed_folders = tuple(str(path) for path in _remove_folders(root, found, dead, left))
-    return Pruned((), removed_folders, removed_memory, removed_groups, tuple(left))
+    return Pruned((), removed_folders, removed_memory, removed_groups, (), tuple(left))
 
 
 def _remove_folders(

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import anyio
 
 from .errors import StoreError
-from .housekeeping import sweep
+from .housekeeping import sweep, sweep_runners
+from .runners.base import Sweeper
 from .stores.base import JobStore, Owner
 from .stores.owners import HEARTBEAT_SECONDS, DeathWatch, claim_lost
 
 _log = logging.getLogger(__name__)
+_SWEEP_SECONDS = 600.0
 
 
 class Keeper:
-    """One round at once, then one every `HEARTBEAT_SECONDS`, until it is cancelled."""
+    """One round at once, then one every `HEARTBEAT_SECONDS`, until it is cancelled; likewise of `sweepers`."""
 
-    def __init__(self, store: JobStore, owner: Owner) -> None:
+    def __init__(self, store: JobStore, owner: Owner, sweepers: Sequence[Sweeper] = ()) -> None:
         self._store = store
         self._owner = owner
+        self._sweepers = sweepers
         self._watch = DeathWatch(owner)
 
     async def run(self) -> None:
@@ -30,6 +34,14 @@ class Keeper:
             except StoreError as error:
                 _log.warning("the job store could not be kept: %s", error)
             await anyio.sleep(HEARTBEAT_SECONDS)
+
+    async def sweep_runners(self) -> None:
+        """Remove what dead managers left where their jobs ran; goes on until cancelled, and never holds up a round."""
+        while self._sweepers:
+            swept = await anyio.to_thread.run_sync(sweep_runners, self._sweepers, self._owner.user)
+            for sentence in swept.left:
+                _log.info("left behind: %s", sentence)
+            await anyio.sleep(_SWEEP_SECONDS)
 
     def end_lost(self) -> None:
         """End what the dead have left open. A store that can't take it now is asked again in the next round."""

@@ -19,7 +19,7 @@ from .errors import InvalidRequest, ProtocolError
 from .frames import FilePart, Raised, Ready, Report, Returned, Value
 from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
-from .runners.base import Parcel, Runner, Worker, WorkerNotStarted
+from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
 from .screening import Screen
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
@@ -135,7 +135,7 @@ class Supervision:
                 if self._worker is not None:
                     exit_event = await self._follow(self._worker)
         except WorkerNotStarted as error:
-            self._not_started(str(error))
+            self._not_started(str(error), gone=not isinstance(error, WorkerNotGone))
             return
         finally:
             self._assets.close()
@@ -154,10 +154,10 @@ class Supervision:
             )
         )
 
-    def _not_started(self, why: str) -> None:
+    def _not_started(self, why: str, *, gone: bool = True) -> None:
         """There never was a worker: it could not be started, or the start was called off."""
         if self._stopped is not None:
-            nobody = ev.Exit()
+            nobody = ev.Exit() if gone else ev.Exit(cause="unkillable", detail=why)
             self._finish(
                 verdict(None, nobody, limits=self.job.request.limits, stopped=self._stopped, complaint=self._complaint)
             )

@@ -220,6 +220,7 @@ def _config(session: Session, words: list[str]) -> None:
 def _prune(session: Session, words: list[str]) -> None:
     from ..config import data_dir
     from ..housekeeping import prune
+    from ..runners.base import Sweeper
 
     older = "7d"
     if words and words[0].startswith("--older-than"):
@@ -230,9 +231,15 @@ def _prune(session: Session, words: list[str]) -> None:
     _none("prune", words)
     manager = session.manager
     assets = data_dir() / "nodetool" / "assets" if manager.settings.database_url else None
-    gone = prune(manager.store, parse_duration(older, "--older-than"), user=manager.owner.user, assets=assets)
+    gone = prune(
+        manager.store,
+        parse_duration(older, "--older-than"),
+        user=manager.owner.user,
+        assets=assets,
+        sweepers=[runner for runner in manager.runners.values() if isinstance(runner, Sweeper)],
+    )
     print(f"{len(gone.jobs)} {'job' if len(gone.jobs) == 1 else 'jobs'} that ended more than {older} ago removed.")
-    for what in (*gone.folders, *gone.shared_memory, *gone.cgroups):
+    for what in (*gone.folders, *gone.shared_memory, *gone.cgroups, *gone.runners):
         print(f"removed {what}")
     for sentence in gone.left:
         print(f"left    {sentence}")

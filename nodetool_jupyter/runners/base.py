@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..events import Exit, Isolation
 from ..frames import Report, Value
@@ -104,5 +104,28 @@ class Runner(Protocol):
         ...
 
 
+class Swept(NamedTuple):
+    """What a runner removed, by name, and what it could not, each with the reason."""
+
+    removed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Sweeper(Protocol):
+    """A runner whose jobs may outlive their manager, where nobody else would remove them."""
+
+    def sweep(self, gone: Callable[[Mapping[str, str]], bool], *, built_before: float = 0.0) -> Swept:
+        """Remove what carries labels of managers that are `gone`, and what was built for jobs before a time.
+
+        Costs nothing where there can't be anything. From any thread; blocks.
+        """
+        ...
+
+
 class WorkerNotStarted(Exception):
     """The worker could not be started; the text says why and what to do."""
+
+
+class WorkerNotGone(WorkerNotStarted):
+    """The start was called off, and it can't be proven that nothing of it is left; the text says why."""

@@ -41,16 +41,17 @@ def this_process(user: str, kernel_id: str = "") -> Owner:
 
 
 def owner_labels(owner: Owner) -> dict[str, str]:
-    """Labels for what an owner makes elsewhere; `labels_alive` reads them."""
+    """Labels for what an owner makes elsewhere; `labels_gone` reads them."""
     return {"nodetool.owner": owner.id, "nodetool.record": msgspec.json.encode(owner).decode()}
 
 
-def labels_alive(labels: Mapping[str, str]) -> bool:
-    """Whether the owner in these labels may still live; what can't be read counts as alive."""
+def labels_gone(labels: Mapping[str, str], user: str) -> bool:
+    """Whether the owner in these labels was this user's and is dead; `False` for what can't be read."""
     try:
-        return alive(msgspec.json.decode(labels["nodetool.record"], type=Owner))
+        owner = msgspec.json.decode(labels["nodetool.record"], type=Owner)
     except (KeyError, msgspec.DecodeError):
-        return True
+        return False
+    return owner.user == user and not alive(owner)
 
 
 def alive(owner: Owner) -> bool:

@@ -21,6 +21,7 @@ from ...frames import Report, decode_frame
 from ...worker import wire
 from ...worker.container import CHANNEL, GRANT, NOTE, PART, STDERR, STDOUT, WINDOW_BYTES
 from ..process_streams import Outflow, Text
+from .lines import hang_up
 
 _HEADER = struct.Struct("!BxxxI")
 _CHUNK = 256 << 10
@@ -107,7 +108,9 @@ class Attached:
         return self._parts.words.decode("utf-8", "replace").strip()
 
     def send_frame(self, buffers: Sequence[wire.Buffer]) -> None:
-        """Send a frame to the worker, after the earlier ones."""
+        """Send a frame to the worker, after the earlier ones; nowhere once the stream has ended."""
+        if self.ended.is_set():
+            return
         views: list[wire.Buffer] = []
         for buffer in buffers:
             whole = memoryview(buffer).cast("B")
@@ -135,6 +138,7 @@ class Attached:
         self.wake.set()
         self._loop.remove_reader(self._socket)
         self._out.close()
+        hang_up(self._socket)
         self._socket.close()
 
     def _readable(self) -> None:

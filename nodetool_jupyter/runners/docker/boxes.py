@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
@@ -19,6 +18,7 @@ from ..base import WorkerNotStarted
 from .attach import Parts
 from .bundle import bundle
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .lines import Line, hang_up
 from .spec import ContainerSpec, differences, update_fields
 
 if TYPE_CHECKING:
@@ -77,13 +77,14 @@ def open_box(
         _go_on(stop)
         connection = engine.ask(lambda client: _attach(client, created["Id"]), seconds=LONG_SECONDS)
         engine.ask(lambda client: client.start(created["Id"]), seconds=LONG_SECONDS)
-        connection.settimeout(_READY_SECONDS)
-        connection.sendall(bundle().data)
-        python, parts = _await_ready(connection, stop)
+        with stop.closing(_HangUp(connection)):
+            connection.settimeout(_READY_SECONDS)
+            connection.sendall(bundle().data)
+            python, parts = _await_ready(connection, stop)
     except BaseException as error:
         if connection is not None:
-            connection.close()
-        remove(engine, created["Id"])
+            _end(connection)
+        engine.remove(created["Id"])
         if isinstance(error, EngineRefused | EngineUnavailable | OSError):
             raise _not_started(error, spec) from None
         raise
@@ -112,19 +113,13 @@ def hand_out(engine: Engine, box: Box, spec: ContainerSpec, *, profile: Profile,
 
 def close_box(engine: Engine, box: Box) -> None:
     """End and remove a container that nobody uses."""
-    box.connection.close()
-    remove(engine, box.id)
+    _end(box.connection)
+    engine.remove(box.id)
 
 
-def remove(engine: Engine, container: str) -> bool:
-    """Remove a container with its anonymous volumes, running or not; whether it is gone."""
-    try:
-        engine.ask(lambda client: client.remove_container(container, v=True, force=True), seconds=LONG_SECONDS)
-    except EngineRefused as error:
-        return error.status == 404
-    except EngineUnavailable:
-        return False
-    return True
+def _end(connection: socket.socket) -> None:
+    hang_up(connection)
+    connection.close()
 
 
 def audit(
@@ -164,6 +159,7 @@ def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str,
         try:
             found = engine.ask(lambda client: client.inspect_container(name))
         except (EngineRefused, EngineUnavailable):
+            engine.left.add(name, unsure=True)
             raise WorkerNotStarted(str(error)) from None
         if found["Config"]["Labels"] != {**found["Config"]["Labels"], **labels}:
             raise WorkerNotStarted(str(error)) from None
@@ -172,18 +168,23 @@ def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str,
 
 def _attach(client: APIClient, container: str) -> socket.socket:
     """The container's streams as a socket of our own, past the answer's head."""
-    params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-    found = client.attach_socket(container, params)
-    plain = getattr(found, "_sock", found)
-    if not isinstance(plain, socket.socket) or hasattr(plain, "pending"):
-        if not isinstance(plain, socket.socket):
-            raise EngineUnavailable(
-                f"{client.base_url} gives no stream that can be read natively", "Use a unix:// or tcp:// engine"
-            )
-        return plain
-    own = socket.socket(fileno=os.dup(plain.fileno()))
-    found._response.close()  # else its descriptor keeps the stream open after ours is closed
-    return own
+    line = Line(
+        client,
+        "POST",
+        f"/containers/{container}/attach",
+        params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1},
+        headers={"Connection": "Upgrade", "Upgrade": "tcp"},
+        seconds=LONG_SECONDS,
+    )
+    try:
+        line.open()
+        if isinstance(line.stream, socket.socket):
+            return line.detach()
+    finally:
+        line.end()
+    raise EngineUnavailable(
+        f"{client.base_url} gives no stream that can be read natively", "Use a unix:// or tcp:// engine"
+    )
 
 
 def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
@@ -191,13 +192,13 @@ def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
     parts = Parts()
     parser = wire.Parser(max_body_bytes=0)
     deadline = time.monotonic() + _READY_SECONDS
-    connection.settimeout(0.25)
-    while time.monotonic() < deadline:
-        _go_on(stop)
+    while (left := deadline - time.monotonic()) > 0:
+        connection.settimeout(left)
         try:
             data = connection.recv(64 << 10)
         except TimeoutError:
-            continue
+            break
+        _go_on(stop)
         if not data:
             raise WorkerNotStarted(_complaint(parts.words.decode("utf-8", "replace").strip()))
         try:
@@ -211,6 +212,16 @@ def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
     raise WorkerNotStarted(
         f"The container's worker was not ready after {_READY_SECONDS:g} s. Look at the load of the engine."
     )
+
+
+@dataclass(frozen=True)
+class _HangUp:
+    """What ends the wait for a worker."""
+
+    connection: socket.socket
+
+    def close(self) -> None:
+        hang_up(self.connection)
 
 
 def _go_on(stop: CallOff) -> None:
@@ -236,16 +247,6 @@ def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
         )
     if "python3" in text and ("not found" in text or "no such file" in text):
         return WorkerNotStarted("The image has no python3. Choose an --image with CPython 3.11 or newer.")
-    if "unable to find user" in text or "no matching entries" in text:
-        return WorkerNotStarted(
-            f"The image has no user {spec.config['User']!r}. Give --user a number, as in --user 1000:1000."
-        )
-    if text.startswith("network ") and text.endswith(" not found"):
-        name = spec.host["NetworkMode"]
-        return WorkerNotStarted(
-            f"There is no network {name!r} in the engine. Take --network bridge, or make it with "
-            f"docker network create {name}."
-        )
     if isinstance(error, EngineUnavailable):
         return WorkerNotStarted(str(error))
     return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")

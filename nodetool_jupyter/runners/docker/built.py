@@ -15,7 +15,6 @@ from ... import places
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
 from . import wheels
-from .boxes import remove
 from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
@@ -193,7 +192,7 @@ class _container:  # noqa: N801 - used as a block
         return self._id
 
     def __exit__(self, *exception: object) -> None:
-        remove(self._engine, self._id)
+        self._engine.remove(self._id)
 
 
 def _archive(files: list[Path], stop: CallOff) -> Iterator[bytes]:

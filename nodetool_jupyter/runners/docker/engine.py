@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from ...errors import RunnerUnavailable
+from .removal import Removal
 
 if TYPE_CHECKING:
     from docker import APIClient
 
 T = TypeVar("T")
-SHORT_SECONDS, LONG_SECONDS = 10.0, 60.0
-_CHECK_SECONDS = 3.0
+CHECK_SECONDS, SHORT_SECONDS, LONG_SECONDS = 3.0, 10.0, 60.0
 _ALIVE_SECONDS = 5.0
 _FACTS_SECONDS = 60.0
 _OLDEST_API = (1, 41)
@@ -51,20 +53,24 @@ class CallOff(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._open: Any = None
+        self._open: set[Any] = set()
 
-    def closing(self, stream: T) -> T:
-        """The stream, to be closed by `set`."""
-        self._open = stream
-        if self.is_set():
-            self.set()
-        return stream
+    @contextmanager
+    def closing(self, stream: T) -> Iterator[T]:
+        """Within the block, `set` closes the stream, which must bear that from another thread."""
+        self._open.add(stream)
+        try:
+            if self.is_set():
+                stream.close()  # type: ignore[attr-defined]
+            yield stream
+        finally:
+            self._open.discard(stream)
 
     def set(self) -> None:
         """Call it off."""
         super().set()
-        if self._open is not None:
-            self._open.close()
+        for stream in list(self._open):
+            stream.close()
 
 
 class Engine:
@@ -80,19 +86,40 @@ class Engine:
         self._missed = 0
         self._missed_at = 0.0
         self._limiter: anyio.CapacityLimiter | None = None
+        self._closed = False
+        self.left = Removal(self._try_to_remove)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it left several calls in a row without an answer, the last one just now."""
+        return self._missed >= _MOST_MISSED and time.monotonic() - self._missed_at < _PAUSE_SECONDS
+
+    @property
+    def local_socket(self) -> str:
+        """The path of its socket on this machine, "" for an engine elsewhere."""
+        return self.url.removeprefix("unix://") if self.url.startswith("unix://") else ""
+
+    def is_there(self) -> bool:
+        """Whether there may be an engine that this user may ask, without asking it."""
+        path = self.local_socket
+        return os.access(path, os.R_OK | os.W_OK) if path else True
 
     def facts(self) -> Mapping[str, Any]:
         """What the engine says of itself, if it answered some seconds ago. Raises `EngineUnavailable`."""
         found, now = self._facts, time.monotonic()
         if found is not None and now - found[0] < _FACTS_SECONDS:
             if now - self._alive_at >= _ALIVE_SECONDS:
-                self.ask(lambda client: client.ping(), seconds=_CHECK_SECONDS)  # a tenth of what `info` costs
+                self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)  # a tenth of what `info` costs
             return found[1]
-        if self._missed >= _MOST_MISSED and time.monotonic() - self._missed_at < _PAUSE_SECONDS:
+        if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
-        facts: Mapping[str, Any] = self.ask(lambda client: client.info(), seconds=_CHECK_SECONDS)
+        facts: Mapping[str, Any] = self.ask(lambda client: client.info(), seconds=CHECK_SECONDS)
         self._facts = time.monotonic(), facts
         return facts
+
+    def forget(self) -> None:
+        """Ask anew what it is: it may be another by now."""
+        self._facts = None
 
     def ask(self, call: Callable[[APIClient], T], *, seconds: float = SHORT_SECONDS) -> T:
         """The engine's answer, from this thread. Raises `EngineUnavailable`, `EngineRefused`."""
@@ -122,15 +149,34 @@ class Engine:
             self._limiter = anyio.CapacityLimiter(_THREADS)
         return await anyio.to_thread.run_sync(lambda: self.ask(call, seconds=seconds), limiter=self._limiter)
 
+    def remove(self, container: str) -> bool:
+        """Remove a container with its anonymous volumes, running or not; whether it is gone. If not, `left` has it."""
+        gone = not self.silent and self._try_to_remove(container)
+        if not gone:
+            self.left.add(container)
+        return gone
+
+    def _try_to_remove(self, container: str) -> bool:
+        try:
+            self.ask(lambda client: client.remove_container(container, v=True, force=True), seconds=LONG_SECONDS)
+        except EngineRefused as error:
+            return error.status == 404
+        except EngineUnavailable:
+            return False
+        return True
+
     def close(self) -> None:
         """Close the connections that are kept."""
         with self._lock:
+            self._closed = True
             clients, self._clients = self._clients, {}
         for client in clients.values():
             client.close()
 
     def _client(self, seconds: float) -> APIClient:
         with self._lock:
+            if self._closed:
+                raise EngineUnavailable("this manager is closed", "Make a new one")
             if (client := self._clients.get(seconds)) is not None:
                 return client
         from docker import APIClient
@@ -152,7 +198,11 @@ class Engine:
                 "Install Docker 20.10 or newer",
             )
         with self._lock:
-            return self._clients.setdefault(seconds, made)
+            if seconds not in self._clients and not self._closed:
+                self._clients[seconds] = made
+                return made
+        made.close()  # another thread was first
+        return self._client(seconds)
 
     def _miss(self) -> None:
         self._missed += 1

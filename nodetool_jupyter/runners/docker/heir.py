@@ -34,8 +34,9 @@ class Heir:
             self._link = SupervisorLink(grouped=False)
             self._link.name_heir(self._argv)
 
-    async def close(self) -> None:
-        """Nobody is needed any more."""
+    async def close(self, *, needed: bool) -> None:
+        """End; the heir is started if it is needed even now."""
         if self._link is not None:
-            self._link.name_heir([])
+            if not needed:
+                self._link.name_heir([])
             await self._link.close()

@@ -13,7 +13,8 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import InvalidRequest, Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import CallOff, Engine, EngineRefused
+from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused
+from .lines import Line
 
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
@@ -72,7 +73,7 @@ class Images:
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
             return known[1]
         try:
-            found = self._engine.ask(lambda client: client.inspect_image(name))
+            found = self._engine.ask(lambda client: client.inspect_image(name), seconds=CHECK_SECONDS)
         except EngineRefused as error:
             if "invalid reference format" in str(error):
                 raise NoImageName(name) from None
@@ -117,12 +118,18 @@ class Images:
         layers: dict[str, tuple[int, int]] = {}
 
         def pull(client: Any) -> None:
-            for line in stop.closing(_pull_stream(client, repository, tag or "latest")):
-                if "error" in line:
-                    raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
-                _note(layers, line, name, report)
-            if stop.is_set():
-                raise WorkerNotStarted("The pull was called off.")
+            answer = _pull_line(client, repository, tag or "latest")
+            try:
+                with stop.closing(answer):
+                    answer.open()
+                    for line in answer:
+                        if "error" in line:
+                            raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
+                        _note(layers, line, name, report)
+            finally:
+                answer.end()
+                if stop.is_set():
+                    raise WorkerNotStarted("The pull was called off.")
 
         try:
             self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
@@ -154,21 +161,20 @@ class Images:
         )
 
 
-def _pull_stream(client: Any, repository: str, tag: str) -> Any:
-    """What `client.pull` reads, as a stream that another thread may close."""
+def _pull_line(client: Any, repository: str, tag: str) -> Line:
+    """What `client.pull` reads."""
     from docker import auth
-    from docker.types import CancellableStream
 
     registry, _ = auth.resolve_repository_name(repository)
     header = auth.get_config_header(client, registry)
-    response = client._post(
-        client._url("/images/create"),
+    return Line(
+        client,
+        "POST",
+        "/images/create",
         params={"fromImage": repository, "tag": tag},
         headers={"X-Registry-Auth": header} if header else {},
-        stream=True,
+        seconds=_PULL_SILENCE_SECONDS,
     )
-    client._raise_for_status(response)
-    return CancellableStream(client._stream_helper(response, decode=True), response)
 
 
 def _split_tag(name: str) -> tuple[str, str, str]:

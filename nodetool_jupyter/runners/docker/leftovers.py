@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from .engine import LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
+from ..base import Swept
+from .engine import LONG_SECONDS, Engine, EngineRefused
 
 OWNER_LABEL = "nodetool.owner"
-RECORD_LABEL = "nodetool.record"
+BUILT_LABEL = "nodetool.built"
 Labels = Mapping[str, str]
 
 
@@ -23,36 +25,63 @@ def own_network(engine: Engine, name: str, labels: Labels) -> str:
     return name
 
 
-def remove_leftovers(engine: Engine, gone: Callable[[Labels], bool]) -> list[str]:
-    """Remove containers, then networks and volumes, whose labels tell of an owner that is gone; what was removed.
+def owned_by(owner: str) -> Callable[[Labels], bool]:
+    """Whether labels tell of this owner."""
+    return lambda labels: labels.get(OWNER_LABEL) == owner
 
-    Never touches what has no label of ours. Blocks. Raises `EngineUnavailable`.
+
+def remove_leftovers(engine: Engine, gone: Callable[[Labels], bool], *, built_before: float = 0.0) -> Swept:
+    """Remove containers, then networks and volumes, whose labels tell of an owner that is gone.
+
+    Images that were built for jobs before `built_before`, in seconds since 1970, go as well, unless a container uses
+    them. Never touches what has no label of ours. Blocks. Raises `EngineUnavailable`, `EngineRefused`.
     """
-    filters = {"label": OWNER_LABEL}
+    found = [
+        (what, remove)
+        for what, labels, remove in (*_containers(engine), *_networks(engine), *_volumes(engine))
+        if gone(labels)
+    ]
+    found += _images(engine, built_before) if built_before else []
     removed: list[str] = []
-    for container in engine.ask(lambda client: client.containers(all=True, filters=filters)):
-        if gone(container["Labels"]) and _removed(
-            engine, lambda client, id_=container["Id"]: client.remove_container(id_, v=True, force=True)
-        ):
-            removed.append(
-                f"container {container['Names'][0].lstrip('/') if container['Names'] else container['Id'][:12]}"
-            )
-    for network in engine.ask(lambda client: client.networks(filters=filters)):
-        if gone(network["Labels"] or {}) and _removed(
-            engine, lambda client, id_=network["Id"]: client.remove_network(id_)
-        ):
-            removed.append(f"network {network['Name']}")
-    for volume in engine.ask(lambda client: client.volumes(filters=filters))["Volumes"] or ():
-        if gone(volume["Labels"] or {}) and _removed(
-            engine, lambda client, name=volume["Name"]: client.remove_volume(name)
-        ):
-            removed.append(f"volume {volume['Name']}")
-    return removed
+    left: list[str] = []
+    for what, remove in found:
+        try:
+            engine.ask(remove, seconds=LONG_SECONDS)
+            removed.append(what)
+        except EngineRefused as error:
+            if error.status != 404:  # somebody else was first
+                left.append(f"{what}: {error}")
+    return Swept(tuple(removed), tuple(left))
 
 
-def _removed(engine: Engine, call: Callable[..., object]) -> bool:
-    try:
-        engine.ask(call, seconds=LONG_SECONDS)
-    except (EngineRefused, EngineUnavailable):  # somebody else was first, or it is in use; the next sweep sees
-        return False
-    return True
+_Removable = tuple[str, Labels, Callable[[Any], object]]
+_FILTERS = {"label": OWNER_LABEL}
+
+
+def _containers(engine: Engine) -> Iterator[_Removable]:
+    for one in engine.ask(lambda client: client.containers(all=True, filters=_FILTERS)):
+        name = one["Names"][0].lstrip("/") if one["Names"] else one["Id"][:12]
+        yield f"container {name}", one["Labels"], _call("remove_container", one["Id"], v=True, force=True)
+
+
+def _networks(engine: Engine) -> Iterator[_Removable]:
+    for one in engine.ask(lambda client: client.networks(filters=_FILTERS)):
+        yield f"network {one['Name']}", one["Labels"] or {}, _call("remove_network", one["Id"])
+
+
+def _volumes(engine: Engine) -> Iterator[_Removable]:
+    for one in engine.ask(lambda client: client.volumes(filters=_FILTERS))["Volumes"] or ():
+        yield f"volume {one['Name']}", one["Labels"] or {}, _call("remove_volume", one["Name"])
+
+
+def _images(engine: Engine, built_before: float) -> list[tuple[str, Callable[[Any], object]]]:
+    built = engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL}))
+    return [
+        (f"image {(one['RepoTags'] or [one['Id'][7:19]])[0]}", _call("remove_image", one["Id"]))
+        for one in built
+        if one["Created"] < built_before
+    ]
+
+
+def _call(method: str, name: str, **options: bool) -> Callable[[Any], object]:
+    return lambda client: getattr(client, method)(name, **options)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -21,24 +22,27 @@ from ...frames import Report
 from ...jobs import Job, JobRequest, Profile
 from ...worker import seccomp, wire
 from ...worker.tree import JOB_VARIABLE
-from ..base import Parcel, Worker, WorkerNotStarted
+from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
 from ..process_worker import value_frame
 from ..run_frame import run_frame
 from . import gpus, leftovers, wheels
-from .boxes import Box, close_box, hand_out, open_box, remove
+from .boxes import Box, close_box, hand_out, open_box
 from .built import Builder
-from .engine import CallOff, Engine, EngineRefused, EngineUnavailable
+from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .images import Image, Images
+from .ladder import UNKILLABLE_SECONDS
 from .mounts import checked_binds
 from .pool import StandbyPool
 from .probe import probe
 from .refusals import check_request, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
+from .watch import Watch
 from .worker import DockerWorker
 
-_THREADS = 32
+_NOT_UNDONE = "The engine stopped answering while it started. What is left of it is removed when the engine answers."
 _REFILL_AFTER_SECONDS = 0.05
+_STARTS, _STOPS = 128, 32  # apart: whoever waits for an image or a GPU must not keep another from being stopped
 
 
 class DockerRunner:
@@ -64,14 +68,16 @@ class DockerRunner:
         self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
         self._private = tuple(private)
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="nodetool-docker")
+        self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
+        self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
         self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
         self._slots = count()
-        self._workers: set[DockerWorker] = set()
-        self._left: set[str] = set()
+        label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
+        self._watch = Watch(self.engine, label=label, ended=self._engine_ended)
         self._noted: set[str] = set()
         self._network = ""
+        self._network_lock = threading.Lock()
 
     def check(self, request: JobRequest) -> None:
         """See `Runner.check`. Asks the engine, for no more than some seconds."""
@@ -107,6 +113,7 @@ class DockerRunner:
 
     def speaks_other(self, request: JobRequest) -> str:
         """See `Runner.speaks_other`. An image that nobody knows yet is asked."""
+        self.engine.facts()
         try:
             image = self.images.find(request.container)
             if image is None:
@@ -114,7 +121,7 @@ class DockerRunner:
             if not self.images.python_of(image):
                 self.images.learn(image.id, probe(self.engine, image.id, self._labels).version)
             return other_python(self.images.python_of(image))
-        except (EngineUnavailable, EngineRefused):
+        except EngineRefused:
             return ""
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
@@ -123,32 +130,26 @@ class DockerRunner:
 
     @asynccontextmanager
     async def _launch(self, job: Job, parcel: Parcel) -> AsyncIterator[Worker]:
-        stop = CallOff()
-        with ExitStack() as leases:
-            box, image = await self._started(job, parcel, leases, stop)
+        started = await self._started(job, parcel)
+        with started.leases:
             worker = DockerWorker(
                 job,
                 self.engine,
-                box,
-                isolation=_isolation(
-                    job.request, box.spec, image, lacking=box.not_held, python=box.python, container=box.id[:12]
-                ),
+                started.box,
+                isolation=_isolation_of(job.request, started.box, started.image),
                 first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel)],
-                executor=self._executor,
+                executor=self._stops,
+                watch=self._watch,
+                watched=started.watched,
             )
             del parcel
-            self._workers.add(worker)
             try:
                 yield worker
             finally:
-                self._workers.discard(worker)
                 with anyio.CancelScope(shield=True):
-                    stopped = await worker.end()
-                    removal = self._executor.submit(self._remove, box.id)
-                    if not stopped:
-                        await asyncio.wrap_future(removal)
+                    await worker.end()
 
-    async def _started(self, job: Job, parcel: Parcel, leases: ExitStack, stop: CallOff) -> tuple[Box, Image]:
+    async def _started(self, job: Job, parcel: Parcel) -> _Started:
         """The container, ready; called off when the caller is."""
         loop = asyncio.get_running_loop()
         self._heir.announce()
@@ -156,91 +157,116 @@ class DockerRunner:
         def say(event: Report) -> None:
             loop.call_soon_threadsafe(parcel.report, event)
 
-        future = loop.run_in_executor(self._executor, self._start, job, say, leases, stop)
+        stop = CallOff()
+        start = self._executor.submit(self._start, job, say, stop, loop)
         try:
-            spec, key, box, image = await asyncio.shield(future)
+            started = await asyncio.shield(asyncio.wrap_future(start))
         except asyncio.CancelledError:
             stop.set()
             with anyio.CancelScope(shield=True):
-                await asyncio.wait([future])
-                if not future.cancelled() and future.exception() is None:
-                    await self.engine.call(lambda _: close_box(self.engine, future.result()[2]))
+                await self._undone(start)
             raise
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
             # a little later: what the job does first is not to wait for the engine's work on the next container
-            loop.call_later(_REFILL_AFTER_SECONDS, self._pool.refill, key, self._maker(job.request, spec))
-        return box, image
+            make = self._maker(job.request, started.spec)
+            loop.call_later(_REFILL_AFTER_SECONDS, self._pool.refill, started.key, make)
+        return started
+
+    async def _undone(self, start: Future[_Started]) -> None:
+        """Wait until nothing is left of a start that was called off. Raises `WorkerNotGone`."""
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+
+        def undo(done: Future[_Started]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                close_box(self.engine, done.result().box)
+                done.result().leases.close()
+            with suppress(RuntimeError):  # the manager gave up waiting, and has ended
+                loop.call_soon_threadsafe(gone.set)
+
+        start.cancel()
+        start.add_done_callback(undo)
+        while not gone.is_set():
+            with anyio.move_on_after(UNKILLABLE_SECONDS):
+                await gone.wait()
+                return
+            try:
+                await self.engine.call(lambda client: client.ping(), seconds=CHECK_SECONDS)
+            except (EngineUnavailable, EngineRefused):
+                raise WorkerNotGone(_NOT_UNDONE) from None
 
     def _start(
-        self, job: Job, say: Callable[[Report], None], leases: ExitStack, stop: CallOff
-    ) -> tuple[ContainerSpec, str, Box, Image]:
+        self, job: Job, say: Callable[[Report], None], stop: CallOff, loop: asyncio.AbstractEventLoop
+    ) -> _Started:
         """In a thread of its own."""
         request, options = job.request, job.request.container
         image = self.images.get(options, say, stop)
         try:
             self._note_drift(image, request, say)
-            network = self._ensured_network(options.network)
-            devices = (
-                leases.enter_context(
-                    gpus.lease(options.gpus, shared=options.gpus_shared, stop=stop, there=self._gpus())
+            watched = self._watch.ensure(loop)
+            with ExitStack() as leases:
+                built = image.id
+                if options.requirements:
+                    built = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
+                spec = self._spec(request, image, leases, stop, built=built)
+                key = pool_key(spec)
+                waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
+                asked = _asked(request)
+                box = (
+                    hand_out(self.engine, waiting, spec, profile=request.profile, asked=asked)
+                    if waiting is not None
+                    else self._maker(request, spec)(stop)
                 )
-                if options.gpus
-                else ()
-            )
-            image_id = image.id
-            if options.requirements:
-                image_id = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
-            binds = checked_binds(options.binds, engine_url=self.engine.url, private=self._private)
-            request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
-            spec = container_spec(
-                request, self.engine.facts(), image=image_id, image_user=image.user, network=network, devices=devices
-            )
-            key = pool_key(spec)
-            waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
-            asked = _asked(request)
-            box = (
-                hand_out(self.engine, waiting, spec, profile=request.profile, asked=asked)
-                if waiting is not None
-                else self._maker(request, spec, stop)()
-            )
+                self.images.learn(image.id, box.python)
+                return _Started(spec, key, box, image, watched, leases.pop_all())
         except (EngineUnavailable, EngineRefused) as error:
             raise WorkerNotStarted(str(error)) from None
-        self.images.learn(image.id, box.python)
-        return spec, key, box, image
+
+    def _spec(
+        self, request: JobRequest, image: Image, leases: ExitStack, stop: CallOff, *, built: str
+    ) -> ContainerSpec:
+        options = request.container
+        network = self._ensured_network(options.network)
+        devices = (
+            leases.enter_context(gpus.lease(options.gpus, shared=options.gpus_shared, stop=stop, there=self._gpus()))
+            if options.gpus
+            else ()
+        )
+        binds = checked_binds(options.binds, engine_url=self.engine.url, private=self._private)
+        request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
+        return container_spec(
+            request, self.engine.facts(), image=built, image_user=image.user, network=network, devices=devices
+        )
 
     def _gpus(self) -> Mapping[str, str]:
         """The GPUs of the engine's machine, as far as they can be seen from here."""
-        return gpus.present() if self.engine.url.startswith("unix://") else {}
+        return gpus.present() if self.engine.local_socket else {}
 
     def _check_gpus(self, asked: str, facts: Mapping[str, Any]) -> None:
         there = self._gpus()
-        if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.url.startswith("unix://"):
+        if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.local_socket:
             raise gpus.NoGpu
         gpus.check_gpus(asked, there)
 
-    def _remove(self, container: str) -> None:
-        if not remove(self.engine, container):
-            self._left.add(container)
-
-    def _maker(self, request: JobRequest, spec: ContainerSpec, stop: CallOff | None = None) -> Callable[[], Box]:
+    def _maker(self, request: JobRequest, spec: ContainerSpec) -> Callable[[CallOff], Box]:
         slot = str(next(self._slots))
-        return lambda: open_box(
+        return lambda stop: open_box(
             self.engine,
             spec,
             name=f"nodetool-{self._labels[leftovers.OWNER_LABEL]}-{slot}",
             labels={**self._labels, "nodetool.slot": slot},
             profile=request.profile,
             asked=_asked(request),
-            stop=stop or CallOff(),
+            stop=stop,
         )
 
     def _ensured_network(self, network: str) -> str:
         if network != "bridge":
             return network
-        if not self._network:
-            name = f"nodetool-{self._labels[leftovers.OWNER_LABEL]}"
-            self._network = leftovers.own_network(self.engine, name, self._labels)
-        return self._network
+        with self._network_lock:
+            if not self._network:
+                name = f"nodetool-{self._labels[leftovers.OWNER_LABEL]}"
+                self._network = leftovers.own_network(self.engine, name, self._labels)
+            return self._network
 
     def _note_drift(self, image: Image, request: JobRequest, say: Callable[[Report], None]) -> None:
         for sentence in self.images.remarks(image, request.container):
@@ -248,31 +274,64 @@ class DockerRunner:
                 self._noted.add(sentence)
                 say(Notification(content=sentence))
 
-    def sweep(self, gone: Callable[[Mapping[str, str]], bool]) -> list[str]:
-        """Remove what dead owners left in the engine; what was removed. Blocks. Raises `EngineUnavailable`."""
-        return leftovers.remove_leftovers(self.engine, gone)
+    def sweep(self, gone: Callable[[Mapping[str, str]], bool], *, built_before: float = 0.0) -> Swept:
+        """See `Sweeper`. An engine that isn't there, or isn't ours to use, has nothing of ours."""
+        if not self.engine.is_there():
+            return Swept()
+        try:
+            self.engine.facts()
+            return leftovers.remove_leftovers(self.engine, gone, built_before=built_before)
+        except (EngineUnavailable, EngineRefused) as error:
+            return Swept(left=(str(error),))
+
+    def _engine_ended(self) -> None:
+        if self._pool is not None:
+            self._pool.drop_dead()
 
     async def close(self) -> None:
         """See `Runner.close`."""
         with anyio.CancelScope(shield=True):
             if self._pool is not None:
                 self._pool.empty()
-            await anyio.to_thread.run_sync(self._close)
-            await self._heir.close()
+            clean = await anyio.to_thread.run_sync(self._close)
+            self._watch.close()
+            await self._heir.close(needed=not clean)
 
-    def _close(self) -> None:
+    def _close(self) -> bool:
+        """Whether the engine has nothing of ours any more."""
         self._executor.shutdown(wait=True)
-        for container in self._left:
-            remove(self.engine, container)
-        if self._heir.announced:
-            owner = self._labels[leftovers.OWNER_LABEL]
-            with suppress(EngineUnavailable, EngineRefused):  # the next manager's sweep finds them by their labels
-                leftovers.remove_leftovers(self.engine, lambda labels: labels.get(leftovers.OWNER_LABEL) == owner)
+        self._stops.shutdown(wait=True)
+        self.engine.left.close()
+        clean = not self._heir.announced or self._removed_all()
         self.engine.close()
+        return clean
+
+    def _removed_all(self) -> bool:
+        owner = self._labels[leftovers.OWNER_LABEL]
+        try:
+            self.engine.facts()
+            return not leftovers.remove_leftovers(self.engine, leftovers.owned_by(owner)).left
+        except (EngineUnavailable, EngineRefused):
+            return False
+
+
+class _Started(NamedTuple):
+    """A container that is ready, and what its worker needs to know."""
+
+    spec: ContainerSpec
+    key: str
+    box: Box
+    image: Image
+    watched: int
+    leases: ExitStack
 
 
 def _asked(request: JobRequest) -> frozenset[str]:
     return frozenset() if request.limits.best_effort else frozenset(request.limits.asked())
+
+
+def _isolation_of(request: JobRequest, box: Box, image: Image) -> Isolation:
+    return _isolation(request, box.spec, image, lacking=box.not_held, python=box.python, container=box.id[:12])
 
 
 def _isolation(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...events import UsageUpdate
 from .engine import Engine, EngineRefused, EngineUnavailable
+from .lines import Line
 
 _SILENCE_SECONDS = 30.0
 
@@ -22,7 +23,7 @@ class UsageStream:
         self._measured = measured
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
-        self._stream: Any = None
+        self._line: Line | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -34,8 +35,8 @@ class UsageStream:
         self._stopped.set()
         if self._timer:
             self._timer.cancel()
-        if self._stream is not None:
-            self._stream.close()
+        if self._line is not None:
+            self._line.close()
 
     def _begin(self) -> None:
         threading.Thread(target=self._read, name="nodetool-usage", daemon=True).start()
@@ -47,15 +48,15 @@ class UsageStream:
             return
 
     def _follow(self, client: Any) -> None:
-        from docker.types import CancellableStream
-
-        url = client._url("/containers/{0}/stats", self._container)
-        response = client._get(url, stream=True)
-        client._raise_for_status(response)
-        self._stream = CancellableStream(client._stream_helper(response, decode=True), response)
-        if self._stopped.is_set():
-            self._stream.close()
-        self._tell(self._stream)
+        line = self._line = Line(
+            client, "GET", f"/containers/{self._container}/stats", params={}, seconds=_SILENCE_SECONDS
+        )
+        try:
+            if not self._stopped.is_set():
+                line.open()
+                self._tell(line)
+        finally:
+            line.end()
 
     def _tell(self, lines: Iterable[Mapping[str, Any]]) -> None:
         for line in lines:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +23,15 @@ from .boxes import Box
 from .engine import Engine, EngineRefused, EngineUnavailable
 from .ladder import Ladder
 from .usage import UsageStream
+from .watch import Watch
 
 _SETTLE_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 0.5
-_LOST = "engine_lost"
+_LOST = "The engine went away, or its connection broke, while the job ran."
+_STUCK = (
+    "The engine did not confirm its end within 10 s after SIGKILL. Its container is removed as soon as the engine "
+    "does as it is told."
+)
 
 
 class DockerWorker:
@@ -42,6 +46,8 @@ class DockerWorker:
         isolation: Isolation,
         first: Sequence[Sequence[wire.Buffer]],
         executor: ThreadPoolExecutor,
+        watch: Watch,
+        watched: int,
     ) -> None:
         self._job = job
         self._engine = engine
@@ -56,7 +62,9 @@ class DockerWorker:
         self._exit: Exit | None = None
         self._settling = anyio.Lock()
         self._stuck = False
-        self._engine_lost = threading.Event()
+        self._executor = executor
+        self._watch = watch
+        self._watched = watched
 
     def isolation(self) -> Isolation:
         """What `inspect` confirmed before the container started."""
@@ -119,22 +127,21 @@ class DockerWorker:
                 self._exit = self._describe(state)
         return self._exit
 
-    async def end(self) -> bool:
-        """Stop it if it still runs; whether nothing of it runs any more. It is still to be removed."""
+    async def end(self) -> None:
+        """Stop it if it still runs. It is removed a moment later, for which nobody waits, or when the engine can."""
         if not self._attached.ended.is_set():
             self.stop(0.0)
             self._attached.close()
         self._usage.stop()
         await self.wait()
-        return not self._stuck and not self._engine_lost.is_set()
+        if self._stuck:
+            self._engine.left.add(self._box.id)
+        else:
+            self._executor.submit(self._engine.remove, self._box.id)
 
     def _give_up(self) -> None:
         self._stuck = True
         self._attached.close()
-
-    def engine_lost(self) -> None:
-        """The engine went away; from any thread."""
-        self._engine_lost.set()
 
     def _measured(self, usage: UsageUpdate) -> None:
         self._measure = usage
@@ -150,38 +157,46 @@ class DockerWorker:
         )
 
     async def _final_state(self) -> Mapping[str, Any] | None:
-        """The engine's last word on the container; `None` when it can't be had."""
+        """The engine's last word on the container; `None` when it can't be had, or is not about this job's end."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
+            state: Mapping[str, Any] | None
             try:
-                return await self._engine.call(self._ask_state, seconds=_SETTLE_SECONDS)
+                state = await self._engine.call(self._ask_state, seconds=_SETTLE_SECONDS)
             except EngineRefused as error:
-                if error.status == 404:
-                    return {"removed": True}
+                state = {"removed": True} if error.status == 404 else None
             except EngineUnavailable:
-                self._engine_lost.set()
+                state = None
+            if state is not None and self._explained(state):
+                return state
+            if await anyio.to_thread.run_sync(self._watch.same, self._watched):
+                if state is not None:
+                    return None if state.get("Running") else state
+            elif self._watch.stood != self._watched or not self._watch.stands:
+                return None
             if time.monotonic() > deadline:
                 return None
             await anyio.sleep(_ASK_AGAIN_SECONDS)
 
     def _ask_state(self, client: Any) -> Mapping[str, Any]:
-        if self._attached.note is None and not self._ladder.sent:
-            state: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
-            if not state["Running"]:
-                return state
-            self._engine_lost.set()  # its stream broke off, and it did not
-            client.kill(self._box.id, "SIGKILL")
-        client.wait(self._box.id, timeout=_SETTLE_SECONDS)
-        found: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
-        return found
+        if self._attached.note is not None or self._ladder.sent:
+            client.wait(self._box.id, timeout=_SETTLE_SECONDS)
+        state: Mapping[str, Any] = client.inspect_container(self._box.id)["State"]
+        return state
+
+    def _explained(self, state: Mapping[str, Any]) -> bool:
+        """Whether what ended it is known to be no engine that ended, which terminates and kills as others do."""
+        note, ours = self._attached.note, {name for name, _ in self._ladder.sent}
+        if note is None:
+            return bool(state.get("OOMKilled")) or "SIGKILL" in ours
+        return all(name in ours for name in _told_in(note))
 
     def _describe(self, state: Mapping[str, Any] | None) -> Exit:
         receipt = self._receipt(state or {})
-        if self._engine_lost.is_set() or state is None:
-            receipt["stuck"] = self._stuck
-            if not self._stuck:
-                said = "The engine went away, or its connection broke, while the job ran."
-                return Exit(cause=_LOST, sent=_told(receipt), detail=said)
+        if self._stuck:
+            return Exit(cause="unkillable", sent=_told(receipt), detail=_STUCK)
+        if state is None:
+            return Exit(cause="engine_lost", sent=_told(receipt), detail=_LOST)
         return describe(
             receipt,
             limits=self._job.request.limits,
@@ -192,7 +207,7 @@ class DockerWorker:
     def _receipt(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """In the words of the supervisor of processes, which does the same."""
         note = self._attached.note or {}
-        told = {str(name): int(count) for name, count in note.get("told", ())} if _well_formed(note) else {}
+        told = _told_in(note)
         status = _number(note, "status") if "status" in note else _status(int(state.get("ExitCode", 0)))
         killed = any(name == "SIGKILL" for name, _ in self._ladder.sent)
         if state.get("removed"):
@@ -221,12 +236,15 @@ def _number(note: Mapping[str, Any], name: str) -> int:
     return value if type(value) is int and abs(value) < 2**63 else 0
 
 
-def _well_formed(note: Mapping[str, Any]) -> bool:
+def _told_in(note: Mapping[str, Any]) -> dict[str, int]:
+    """The signals that came to the container's first process, each with how many heard of it."""
     told = note.get("told")
-    return isinstance(told, list) and all(
+    if not isinstance(told, list) or not all(
         isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and type(entry[1]) is int
         for entry in told
-    )
+    ):
+        return {}
+    return dict(told)
 
 
 def _told(receipt: Mapping[str, Any]) -> tuple[Any, ...]:
