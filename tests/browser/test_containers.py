@@ -83,7 +83,7 @@ def test_an_image_on_its_way_shows_how_far_it_is(
 ) -> None:
     opened = ready("import os\nos.stat('/srv/weights').st_size > 0", f"--name fetch --image {registry.name}")
     opened.start(1)
-    bar = card(opened, 1).get_by_role("progressbar", name=f"pull {registry.name}")
+    bar = card(opened, 1).get_by_role("progressbar", name="pull model:1.0")
     expect(bar).to_have_attribute("aria-valuetext", re.compile(r"\d+% · [\d.]+ MiB of [\d.]+ MiB"))
     expect(card(opened, 1)).to_have_attribute("data-status", "starting")
     shoot()
@@ -98,7 +98,7 @@ def test_a_job_can_be_cancelled_while_its_image_is_on_its_way(
 ) -> None:
     opened = ready("1", f"--image {registry.name}")
     opened.start(1)
-    expect(card(opened, 1).get_by_role("progressbar", name=f"pull {registry.name}")).to_be_visible()
+    expect(card(opened, 1).get_by_role("progressbar", name="pull model:1.0")).to_be_visible()
     card(opened, 1).get_by_role("button", name="Cancel").click()
     opened.wait_for_end(1)
     expect(folded(opened, 1, "cancelled")).to_be_visible()
