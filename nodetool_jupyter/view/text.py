@@ -97,10 +97,11 @@ def bar_lines(view: View) -> list[str]:
 
 def amount(bar: Bar) -> str:
     """`45% · 9 of 20 files`, or `9 files` where the total is not known."""
-    unit = f" {bar.unit}" if bar.unit and bar.unit != "it" else ""
+    unit = f" {bar.unit}" if bar.unit not in ("", "it", "B") else ""
+    write = format_size if bar.unit == "B" else number
     if bar.total is None or bar.fraction is None:
-        return f"{number(bar.progress)}{unit}"
-    return f"{bar.fraction:.0%} · {number(bar.progress)} of {number(bar.total)}{unit}"
+        return f"{write(bar.progress)}{unit}"
+    return f"{bar.fraction:.0%} · {write(bar.progress)} of {write(bar.total)}{unit}"
 
 
 def number(value: float) -> str:

@@ -42,12 +42,15 @@ _DRAIN_SECONDS = 1.0
 _NUDGE_SECONDS = 0.05
 _ORPHAN_SECONDS = 1.0
 _PR_SET_DUMPABLE = 4
+_FIRST_NAMESPACE = "pid:[4026531836]"  # the kernel's own number for the one that a machine starts with
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(profile: str) -> None:
-    """Fork the worker and pump until it has ended; never returns."""
+    """Fork the worker and pump until it has ended; never returns. Does nothing outside of a container."""
+    if not in_container():
+        sys.exit("it is not in a container of its own, and would signal every process of this machine")
     _preload()
     if profile == "untrusted":
         from . import seccomp
@@ -265,7 +268,14 @@ def _others() -> list[int]:
         return []
 
 
+def in_container() -> bool:
+    """Whether every process that can be seen from here is the job's: our parent is the container's init."""
+    return os.getppid() == 1 and os.readlink("/proc/self/ns/pid") != _FIRST_NAMESPACE
+
+
 def _signal_all(number: int) -> None:
+    if not in_container():  # all processes would be this machine's
+        return
     try:
         os.kill(-1, number)
     except OSError:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import ours, peers
+from tests.benchmarks import containers, ours, peers
 from tests.benchmarks.measure import Row, table
 
 
@@ -37,6 +37,12 @@ def figures() -> list[Row]:
     ]
 
 
+def in_containers() -> tuple[list[Row], str]:
+    """The rows of the docker runner, or the sentence why there are none."""
+    with containers.engine() as why, tempfile.TemporaryDirectory(prefix="ntj-bench-") as folder:
+        return ([], f"Containers were not measured. {why}") if why else (containers.rows(Path(folder)), "")
+
+
 def _json() -> float:
     return ours.import_seconds("json")
 
@@ -50,4 +56,8 @@ if __name__ == "__main__":
     print(
         f"Medians of one run ({where}, {sys.platform}). Times move with the machine; the ratios are what to look at.\n"
     )
-    print(table(figures()))
+    only_containers = "containers" in sys.argv[1:]
+    rows, remark = in_containers()
+    print(table([*([] if only_containers else figures()), *rows]))
+    if remark:
+        print(f"\n{remark}")

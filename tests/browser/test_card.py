@@ -218,7 +218,8 @@ card => {
     return "white";
   };
   const found = {};
-  const texts = ".ntj-title, .ntj-meta, .ntj-status, .ntj-time, button, .ntj-bar-amount, .ntj-usage-text";
+  const texts = ".ntj-title, .ntj-meta, .ntj-status, .ntj-time, button, .ntj-bar-amount, .ntj-usage-text, "
+    + ".ntj-isolation";
   for (const node of card.querySelectorAll(texts)) {
     if (!node.offsetParent || !node.textContent) continue;
     const [a, b] = [light(getComputedStyle(node).color), light(behind(node))];

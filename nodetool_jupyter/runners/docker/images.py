@@ -135,7 +135,7 @@ class Images:
             self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
         except EngineRefused as error:
             raise WorkerNotStarted(_not_pulled(name, str(error))) from None
-        report(NodeProgress(node_id=_BAR, bar=_BAR, progress=1, total=1, label=f"pull {name}", closed=True))
+        report(NodeProgress(node_id=_BAR, bar=_BAR, progress=1, total=1, label=_label(name), closed=True))
         self._known.pop(name, None)
 
     def remarks(self, image: Image, options: ContainerOptions) -> list[str]:
@@ -194,7 +194,12 @@ def _note(
     else:
         return
     done, total = (sum(part) for part in zip(*layers.values(), strict=True))
-    report(NodeProgress(node_id=_BAR, bar=_BAR, progress=done, total=total, label=f"pull {name}", unit="B"))
+    report(NodeProgress(node_id=_BAR, bar=_BAR, progress=done, total=total, label=_label(name), unit="B"))
+
+
+def _label(name: str) -> str:
+    """The part of a name that tells images apart."""
+    return f"pull {name.partition('@')[0].rpartition('/')[2]}"
 
 
 def _not_pulled(name: str, why: str) -> str:
