@@ -172,7 +172,10 @@ class Supervision:
             worker.feed(value)
         isolation = worker.isolation()
         self._held = isolation.held
-        self._change(JobStatus.RUNNING, before=[isolation])
+        if self.job.status is JobStatus.STARTING:
+            self._change(JobStatus.RUNNING, before=[isolation])
+        else:  # the stop came too late to keep it from starting
+            self._append([isolation])
         if self._stopped is not None:
             self._begin_stop(worker)
         loop, wall_seconds = asyncio.get_running_loop(), self.job.request.limits.wall_seconds

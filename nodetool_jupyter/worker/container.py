@@ -269,8 +269,8 @@ def _others() -> list[int]:
 
 
 def in_container() -> bool:
-    """Whether every process that can be seen from here is the job's: our parent is the container's init."""
-    return os.getppid() == 1 and os.readlink("/proc/self/ns/pid") != _FIRST_NAMESPACE
+    """Whether every process that can be seen from here is the job's: this one is the first, and no machine's own."""
+    return os.getpid() == 1 and os.readlink("/proc/self/ns/pid") != _FIRST_NAMESPACE
 
 
 def _signal_all(number: int) -> None:

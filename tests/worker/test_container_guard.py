@@ -18,17 +18,17 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("parent", "namespace", "inside"),
+    ("pid", "namespace", "inside"),
     [
         (1, "pid:[4026532200]", True),
-        (1, "pid:[4026531836]", False),  # an orphan on the machine itself
-        (4711, "pid:[4026532200]", False),  # somebody's child, in a container of somebody else's
+        (1, "pid:[4026531836]", False),  # the machine's own
+        (4711, "pid:[4026532200]", False),  # in a container of somebody else's
     ],
 )
 def test_it_knows_whether_all_that_it_sees_is_the_job(
-    monkeypatch: pytest.MonkeyPatch, signalled: list[tuple[int, int]], parent: int, namespace: str, inside: bool
+    monkeypatch: pytest.MonkeyPatch, signalled: list[tuple[int, int]], pid: int, namespace: str, inside: bool
 ) -> None:
-    monkeypatch.setattr(os, "getppid", lambda: parent)
+    monkeypatch.setattr(os, "getpid", lambda: pid)
     monkeypatch.setattr(os, "readlink", lambda path: namespace)
     assert container.in_container() is inside
     container._signal_all(15)
@@ -38,7 +38,7 @@ def test_it_knows_whether_all_that_it_sees_is_the_job(
 def test_it_starts_nothing_outside_of_a_container(
     monkeypatch: pytest.MonkeyPatch, signalled: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(os, "getppid", lambda: 4711)
+    monkeypatch.setattr(os, "getpid", lambda: 4711)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     with pytest.raises(SystemExit, match="not in a container"):
         container.main("default")
