@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from ...containers import Bind
 from ...errors import LimitNotHeld
 from ...events import Isolation, Notification
 from ...frames import Report
@@ -74,7 +75,7 @@ class DockerRunner:
         here = self.engine.url.startswith("unix://")
         if request.container.gpus and here and not gpus.present() and "nvidia" not in facts.get("Runtimes", {}):
             raise gpus.NoGpu
-        checked_binds(request.container.binds, engine_url=self.engine.url, private=self._private)
+        self._binds(request)
         lacking = set(request.limits.asked()) - set(holds(facts))
         if lacking and not request.limits.best_effort:
             raise LimitNotHeld(lacking, self.name, "Run on an engine that holds it")
@@ -164,7 +165,7 @@ class DockerRunner:
                 if options.gpus
                 else ()
             )
-            binds = checked_binds(options.binds, engine_url=self.engine.url, private=self._private)
+            binds = self._binds(request)
             request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
             spec = container_spec(
                 request, self.engine.facts(), image=image.id, image_user=image.user, network=network, devices=devices
@@ -182,6 +183,12 @@ class DockerRunner:
         self.images.learn(image.id, box.python)
         self.engine.answered()
         return spec, key, box, image
+
+    def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
+        root = self.engine.facts().get("DockerRootDir", "")
+        return checked_binds(
+            request.container.binds, engine_url=self.engine.url, engine_root=root, private=self._private
+        )
 
     def _maker(self, request: JobRequest, spec: ContainerSpec, stop: CallOff | None = None) -> Callable[[], Box]:
         slot = str(next(self._slots))
