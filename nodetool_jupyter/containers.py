@@ -99,7 +99,7 @@ def parse_pull(text: str, what: str) -> str:
 
 def parse_network(text: str, what: str) -> str:
     """A network. Raises `InvalidRequest` for those that share one with the host or another container."""
-    if text == "host" or text.startswith("container:"):
+    if text in ("host", "default") or text.startswith("container:"):
         raise InvalidRequest(
             f"{what} {text!r} is refused: the job would share a network that is not its own. "
             f"Take none, bridge, or the name of a network. {_NOTHING}"
@@ -231,6 +231,23 @@ def parse_requirements(lines: Iterable[str], what: str) -> tuple[str, ...]:
     if not found:
         raise InvalidRequest(f"{what} lists no package. Name some, or leave it out. {_NOTHING}")
     return found
+
+
+def check_options(options: ContainerOptions) -> None:
+    """Raise `InvalidRequest` for what no line could say: options come from Python and the store as well."""
+    parse_pull(options.pull, "--pull")
+    parse_network(options.network, "--network")
+    parse_workdir(options.workdir, "--workdir")
+    if options.image:
+        parse_image(options.image, "--image")
+    if options.user:
+        parse_user(options.user, "--user")
+    if options.gpus != parse_gpus(options.gpus, "--gpus"):
+        raise InvalidRequest(f"--gpus {options.gpus!r} can't be read. Write all, a number, or device=0,2. {_NOTHING}")
+    for bind in options.binds:
+        _inside(bind.target, f"{bind.source}:{bind.target}", "-v")
+    for target, how in options.tmpfs.items():
+        parse_tmpfs(f"{target}:{how}", "--tmpfs")
 
 
 def _inside(target: str, text: str, what: str) -> str:

@@ -142,7 +142,7 @@ BAD: list[tuple[Parse, str, str]] = [
     (parse_user, "1:2:3", "no user"),
     (parse_user, "Root User", "no user"),
     (parse_user, "2147483648", "no user"),
-    (parse_user, "1\u0661", "no user"),
+    (parse_user, "\u0661", "no user"),
     (parse_bind, "/a", "names no place in the container"),
     (parse_bind, "/a:", "names no place in the container"),
     (parse_bind, ":/a", "is not a path"),

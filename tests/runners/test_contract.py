@@ -14,14 +14,18 @@ from uuid import uuid4
 import anyio
 import pytest
 
+from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.events import Exit, Isolation, Stream
 from nodetool_jupyter.frames import Raised, Report, Returned, Value
 from nodetool_jupyter.jobs import LIMIT_NAMES, CodeWork, Job, JobRequest, Profile
 from nodetool_jupyter.runners.base import Parcel, Runner, Worker
+from nodetool_jupyter.runners.docker.leftovers import OWNER_LABEL
+from nodetool_jupyter.runners.docker.runner import DockerRunner
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.runners.threaded import ThreadedRunner
 from nodetool_jupyter.testing import ScriptedRunner, Step
 from tests.components import require
+from tests.engine import images
 
 CODE = {
     "returns": "print('hello')\nx = 6 * 7",
@@ -46,12 +50,20 @@ def scripted(kind: str) -> Runner:
     return ScriptedRunner(*SCRIPTS[kind], exit=Exit(code=1 if kind == "raises" else 0))
 
 
+def docker(kind: str, *, standby: bool = False) -> Runner:
+    return DockerRunner(os.environ, labels={OWNER_LABEL: uuid4().hex}, standby=standby)
+
+
 @dataclass(frozen=True)
 class Make:
-    """Makes a runner for one kind of work, which then runs in this profile."""
+    """Makes a runner for one kind of work, which then runs in this profile.
+
+    waits: a job before it leaves something ready, which the work is to find.
+    """
 
     runner: Callable[[str], Runner]
     profile: Profile = Profile.DEFAULT
+    waits: bool = False
 
 
 MAKERS = {
@@ -60,6 +72,9 @@ MAKERS = {
     "subprocess": Make(lambda kind: SubprocessRunner()),
     "warm": Make(lambda kind: SubprocessRunner(warm=True)),
     "sandboxed": Make(lambda kind: SubprocessRunner(warm=True), Profile.UNTRUSTED),
+    "docker": Make(docker),
+    "docker untrusted": Make(docker, Profile.UNTRUSTED),
+    "docker standby": Make(lambda kind: docker(kind, standby=True), waits=True),
 }
 
 
@@ -67,6 +82,8 @@ MAKERS = {
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "sandboxed":
         require("bubblewrap", shutil.which("bwrap"), "apt-get install bubblewrap")
+    if request.param.startswith("docker"):
+        request.getfixturevalue("engine")
     return MAKERS[request.param]
 
 
@@ -78,7 +95,13 @@ async def drive(
     profile: Profile = Profile.DEFAULT,
 ) -> Outcome:
     outputs = ("x",) if kind == "returns" else ()
-    request = JobRequest(work=CodeWork(CODE[kind]), runner=runner.name, profile=profile, outputs=outputs)
+    request = JobRequest(
+        work=CodeWork(CODE[kind]),
+        runner=runner.name,
+        profile=profile,
+        outputs=outputs,
+        container=ContainerOptions(image=images.IMAGE),
+    )
     job = Job(id=uuid4().hex, user="me", owner="tests", request=request, created_at=time.time())
     runner.check(request)
     parcel = Parcel(
@@ -105,6 +128,11 @@ def outcome(
     async def main() -> Outcome:
         runner = make.runner(kind)
         try:
+            if make.waits:
+                await drive(runner, "returns", profile=make.profile)
+                with anyio.fail_after(60):
+                    while not runner._pool._waiting:  # type: ignore[attr-defined]
+                        await anyio.sleep(0.01)
             return await drive(runner, kind, on_report, profile=make.profile)
         finally:
             await runner.close()
@@ -166,6 +194,7 @@ def test_isolation_says_which_limits_are_held(make: Make) -> None:
 def test_limits_are_held_by_name(make: Make) -> None:
     runner = make.runner("returns")
     assert set(runner.holds()) <= set(LIMIT_NAMES)
+    anyio.run(runner.close)
 
 
 def test_workers_of_one_runner_run_side_by_side(make: Make) -> None:

@@ -30,6 +30,8 @@ _GRANT_FROM = 256 << 10
 _MOST_UNTAKEN = 2 * WINDOW_BYTES
 _MOST_NOTE = 64 << 10
 _MOST_WORDS = 8 << 10
+_MOST_OUTSIDE = 256 << 10
+_FORGED = "The container sent what is not allowed on its channel. It was stopped."
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -43,6 +45,8 @@ class Parts:
         self._outer = bytearray()
         self._inner = bytearray()
         self.words = b""
+        self._outside = 0
+        self._ended = False
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """The parts that are complete after these bytes. Raises `ProtocolError`."""
@@ -58,6 +62,9 @@ class Parts:
             if kind == 1:
                 self._inner += piece
             else:
+                self._outside += size
+                if self._outside > _MOST_OUTSIDE:  # nobody has granted any of that
+                    raise ProtocolError(_FORGED)
                 self.words = (self.words + piece)[-_MOST_WORDS:]
         del self._outer[:at]
         return self._cut()
@@ -67,11 +74,12 @@ class Parts:
         at = 0
         while len(self._inner) - at >= PART.size:
             kind, size = PART.unpack_from(self._inner, at)
-            if kind > NOTE or size > _PART_BYTES:
-                raise ProtocolError("The container sent what is not allowed on its channel. It was stopped.")
+            if self._ended or kind > NOTE or not 0 < size <= _PART_BYTES:
+                raise ProtocolError(_FORGED)
             if len(self._inner) - at - PART.size < size:
                 break
             found.append((kind, bytes(self._inner[at + PART.size : at + PART.size + size])))
+            self._ended = kind == NOTE
             at += PART.size + size
         del self._inner[:at]
         return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...containers import Bind
 from ...errors import InvalidRequest
 
-_NEVER = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker")
+_NEVER = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd")
 _ENGINES = ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock")
 
 
@@ -25,8 +25,13 @@ class MountRefused(InvalidRequest):
         )
 
 
-def checked_binds(binds: Iterable[Bind], *, engine_url: str, private: Iterable[Path]) -> tuple[Bind, ...]:
-    """The binds with real paths, links resolved. private: folders of this program. Raises `InvalidRequest`."""
+def checked_binds(
+    binds: Iterable[Bind], *, engine_url: str, engine_root: str, private: Iterable[Path]
+) -> tuple[Bind, ...]:
+    """The binds with real paths, links resolved. Raises `InvalidRequest`.
+
+    engine_root: where the engine keeps its containers. private: folders of this program.
+    """
     binds = tuple(binds)
     if binds and not engine_url.startswith("unix://"):
         raise InvalidRequest(
@@ -37,10 +42,11 @@ def checked_binds(binds: Iterable[Bind], *, engine_url: str, private: Iterable[P
         os.path.realpath(path) for path in (*_ENGINES, engine_url.removeprefix("unix://")) if path.startswith("/")
     }
     own = {os.path.realpath(path): "the job store or its files" for path in private}
-    return tuple(_checked(bind, sockets, own) for bind in binds)
+    never = {os.path.realpath(path) for path in (*_NEVER, engine_root) if path}
+    return tuple(_checked(bind, sockets, own, never) for bind in binds)
 
 
-def _checked(bind: Bind, sockets: set[str], own: dict[str, str]) -> Bind:
+def _checked(bind: Bind, sockets: set[str], own: dict[str, str], never: set[str]) -> Bind:
     source = os.path.realpath(os.path.expanduser(bind.source))
     if not os.path.exists(source):
         raise InvalidRequest(f"-v: there is no {bind.source!r} on this machine. Make it first. Nothing was started.")
@@ -50,11 +56,9 @@ def _checked(bind: Bind, sockets: set[str], own: dict[str, str]) -> Bind:
     for path, what in own.items():
         if _contains(source, path) or _contains(path, source):
             raise MountRefused(bind.source, f"is, contains or belongs to {what}")
-    for path in map(os.path.realpath, _NEVER):
-        if _contains(path, source):
-            raise MountRefused(bind.source, f"belongs to {path}, which is the host's own")
-    if source == "/":
-        raise MountRefused(bind.source, "is the whole machine")
+    for path in sorted(never):
+        if _contains(path, source) or _contains(source, path):
+            raise MountRefused(bind.source, f"is, contains or belongs to {path}, which is the machine's own")
     return Bind(source, bind.target, bind.read_only)
 
 

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+from ...containers import check_options
 from ...errors import InvalidRequest, ProfileRefused
 from ...jobs import JobRequest, Profile
 from ...quantities import format_size
@@ -22,6 +23,7 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
             f"--python {request.python!r} can't be had in a container: it has its image's Python. "
             f"Choose an --image. {_NOTHING}"
         )
+    check_options(request.container)
     memory = request.limits.memory_bytes
     if memory is not None and memory < LEAST_MEMORY_BYTES:
         raise InvalidRequest(
@@ -48,7 +50,7 @@ def _check_untrusted(request: JobRequest) -> None:
     unfit = {
         f"--network {options.network}": options.network != "none",
         "--gpus": bool(options.gpus),
-        "--user 0": options.user.partition(":")[0] in ("0", "root"),
+        f"--user {options.user}": not _is_nobody_special(options.user),
         "-v without :ro": any(not bind.read_only for bind in options.binds),
         f"--pull {options.pull}": options.pull == "always",
     }
@@ -58,6 +60,12 @@ def _check_untrusted(request: JobRequest) -> None:
                 "NT-S03",
                 f"{option} does not go with --profile untrusted. Leave it out, or use --profile default. {_NOTHING}",
             )
+
+
+def _is_nobody_special(user: str) -> bool:
+    """A number that is not root's; what a name means is the image's to say."""
+    uid = user.partition(":")[0]
+    return not user or (uid.isdigit() and int(uid) != 0)
 
 
 def minor(version: str) -> str:

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ...containers import default_image
+from ...containers import Bind, default_image
 from ...errors import LimitNotHeld
 from ...events import Isolation, Notification
 from ...frames import Report
@@ -87,7 +87,7 @@ class DockerRunner:
             self._check_gpus(request.container.gpus, facts)
         if request.container.requirements:
             wheels.check_pip()
-        checked_binds(request.container.binds, engine_url=self.engine.url, private=self._private)
+        self._binds(request)
         lacking = set(request.limits.asked()) - set(holds(facts))
         if lacking and not request.limits.best_effort:
             raise LimitNotHeld(lacking, self.name, "Run on an engine that holds it")
@@ -103,7 +103,7 @@ class DockerRunner:
     def foresee(self, request: JobRequest) -> Isolation:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
-        binds = checked_binds(request.container.binds, engine_url=self.engine.url, private=self._private)
+        binds = self._binds(request)
         request = msgspec.structs.replace(request, container=msgspec.structs.replace(request.container, binds=binds))
         network = request.container.network
         spec = container_spec(
@@ -231,7 +231,7 @@ class DockerRunner:
             if options.gpus
             else ()
         )
-        binds = checked_binds(options.binds, engine_url=self.engine.url, private=self._private)
+        binds = self._binds(request)
         request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
         return container_spec(
             request, self.engine.facts(), image=built, image_user=image.user, network=network, devices=devices
@@ -246,6 +246,12 @@ class DockerRunner:
         if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.local_socket:
             raise gpus.NoGpu
         gpus.check_gpus(asked, there)
+
+    def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
+        root = self.engine.facts().get("DockerRootDir", "")
+        return checked_binds(
+            request.container.binds, engine_url=self.engine.url, engine_root=root, private=self._private
+        )
 
     def _maker(self, request: JobRequest, spec: ContainerSpec) -> Callable[[CallOff], Box]:
         slot = str(next(self._slots))

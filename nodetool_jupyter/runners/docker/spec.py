@@ -42,6 +42,8 @@ MECHANISMS = {
     "file_size_bytes": "RLIMIT_FSIZE",
 }
 _NEEDS = {"memory_bytes": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
+_NEVER_ASKED = ("Binds", "CapAdd", "Devices", "DeviceCgroupRules", "VolumesFrom", "GroupAdd", "PortBindings", "Links",
+                "UTSMode", "UsernsMode", "Sysctls")  # fmt: skip
 _UPDATABLE = ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
 
 
@@ -84,7 +86,7 @@ def container_spec(
     limits = {**defaults, **{name: value for name, value in asked.items() if name in able}}
     options = request.container
     untrusted = request.profile is Profile.UNTRUSTED
-    user = options.user or (image_user if image_user.partition(":")[0] not in ("", "0", "root") else NOBODY)
+    user = options.user or _user_of(image_user, untrusted=untrusted)
     covered = {bind.target for bind in options.binds}
     config = {
         **_program(request.profile),
@@ -107,6 +109,13 @@ def container_spec(
     missing = tuple(name for name in {**wanted, **asked} if name not in able)
     held = {name: able[name] for name in limits}
     return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
+
+
+def _user_of(image_user: str, *, untrusted: bool) -> str:
+    """The image's own user where that isn't root; untrusted code is not told who that is by a name of the image's."""
+    uid = image_user.partition(":")[0]
+    is_root = int(uid) == 0 if uid.isdigit() else uid in ("", "root") or untrusted
+    return NOBODY if is_root else image_user
 
 
 def _program(profile: Profile) -> dict[str, Any]:
@@ -220,9 +229,9 @@ def differences(spec: ContainerSpec, found: Mapping[str, Any]) -> list[tuple[str
     host, config = found["HostConfig"], found["Config"]
     pairs = [(name, value, host.get(name)) for name, value in spec.host.items() if name != "Mounts"]
     pairs += [(name, spec.config[name], config.get(name)) for name in ("User", "WorkingDir", "StdinOnce")]
-    pairs += [
-        (name, None, host.get(name) or None) for name in ("Binds", "CapAdd", "Devices", "VolumesFrom", "GroupAdd")
-    ]
+    pairs += [(name, None, host.get(name)) for name in _NEVER_ASKED]
+    if "MaskedPaths" in host and not host["MaskedPaths"]:
+        pairs.append(("MaskedPaths", ["/proc/kcore"], host["MaskedPaths"]))
     wanted = {(mount["Target"], mount["ReadOnly"]) for mount in spec.host["Mounts"]}
     mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
     pairs.append(("Mounts", sorted(wanted), sorted(mounted)))

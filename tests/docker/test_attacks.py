@@ -1,0 +1,197 @@
+"""Hostile code in a container: what it can't do, what it can't forge, and what no container is given."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from nodetool_jupyter.events import Display, Exit
+from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.places import job_root
+from tests.docker.jobs import Jobs, isolation
+from tests.sandbox.attacks import attack_cell, expected
+from tests.workflows.seeing import of, text
+
+SENTINEL = "sentinel-d41d8cd98f00b204"
+
+ELSEWHERE: dict[str, object] = {
+    # the container's init is of the job's own user, holds nothing and may do no more than the job
+    "write to /proc/1/mem": "allowed",
+}
+"""What ends another way in a container than in bubblewrap."""
+
+
+def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path) -> None:
+    jobs.manager.settings.environ.update(NODETOOL_SECRET=SENTINEL, HTTPS_PROXY=f"http://me:{SENTINEL}@proxy")
+    (tmp_path / "notebook.ipynb").write_text("mine")
+    paths = {
+        "the notebook": str(tmp_path / "notebook.ipynb"),
+        "its folder": str(tmp_path),
+        "Jupyter's data": os.environ["JUPYTER_DATA_DIR"],
+        "Jupyter's connection files": os.environ["JUPYTER_RUNTIME_DIR"],
+        "the folders of jobs": str(job_root()),
+        "passwords": "/etc/shadow",
+        "keys": os.path.expanduser("~/.ssh"),
+        "Docker's socket": "/var/run/docker.sock",
+        "this engine's socket": jobs.engine.url.removeprefix("unix://"),
+    }
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{SENTINEL}")
+        abstract.listen()
+        code = attack_cell(sentinel=SENTINEL, paths=paths, kernel=os.getpid(), port=listening.getsockname()[1])
+        job, events = jobs.run(code, outputs=("table",), profile=Profile.UNTRUSTED)
+    assert job.status is JobStatus.COMPLETED, (job.message, text(events, "stderr"))
+    table = jobs.value(job, "table")
+    assert table == {**expected(list(paths)), **ELSEWHERE}
+    assert isolation(events).details["seccomp_filters"] == 2
+
+
+FORGE = """
+import json, os, signal, struct, time
+out = os.open("/proc/1/fd/1", os.O_WRONLY)
+def part(kind, data, size=None):
+    return struct.pack("!BI", kind, len(data) if size is None else size) + data
+def send(data):
+    while data:
+        data = data[os.write(out, data):]
+"""
+
+
+@pytest.mark.parametrize("place", ["fd/1", "fd/0", "mem", "environ"])
+def test_the_pump_is_closed_to_the_job(jobs: Jobs, place: str) -> None:
+    job, _ = jobs.run(f"import os\nopen(f'/proc/{{os.getppid()}}/{place}', 'r+b')")
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
+    assert job.message.startswith("PermissionError")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "send(part(9, b'x'))",
+        "send(part(0, b'', 0xffffffff))",
+        "send(part(1, b'', 65537))",
+        "send(b'\\xff' * 1000)",
+        "send(part(1, b'') * 100)",
+        "send(part(0, b'\\xff' * 64))",
+        "send(part(0, struct.pack('!II', 1 << 31, 4)))",
+        "send(part(3, b'{}'))\nsend(part(1, b'late'))",
+        "while True: send(part(1, b'') * 1000)",
+        "while True: send(part(3, b'{}') * 1000)",
+        "out = os.open('/proc/1/fd/2', os.O_WRONLY)\nwhile True: send(b'x' * 60000)",
+    ],
+)
+def test_what_is_forged_on_the_containers_own_stream_ends_the_job_alone(jobs: Jobs, code: str) -> None:
+    other = jobs.submit(
+        "import time\nprint('up', flush=True)\nfor n in range(20):\n    time.sleep(0.05)\nprint('fine')"
+    )
+    job, events = jobs.run(f"{FORGE}\n{code}\ntime.sleep(600)", limits=ResourceLimits(wall_seconds=30))
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.PROTOCOL), job.message
+    assert "NT-R02" in job.message
+    other, events = jobs.end(other)
+    assert (other.status, text(events)) == (JobStatus.COMPLETED, "up\nfine\n")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "{}",
+        "[]",
+        "null",
+        "{",
+        "[" * 10_000,
+        '{"status": 0, "left": 0, "told": []}',
+        '{"status": "x", "left": null, "told": 7, "peak_memory_bytes": 1e999}',
+        '{"status": 99999999999999999999, "left": -5, "told": [["SIGKILL"]], "refused_forks": -1}',
+        '{"status": -4611686018427387904, "peak_memory_bytes": -1, "cpu_nanoseconds": 9223372036854775807}',
+    ],
+)
+def test_a_forged_note_of_the_end_makes_no_success(jobs: Jobs, note: str) -> None:
+    code = f"{FORGE}\nsend(part(3, {note.encode()!r}))\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)"
+    job, events = jobs.run(code)
+    assert job.status is JobStatus.FAILED
+    assert len(of(events, Exit)) == 1
+    assert job.usage.peak_memory_bytes >= 0
+
+
+def test_a_job_that_kills_its_pump_ends_with_its_container(jobs: Jobs) -> None:
+    job, _ = jobs.run("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)")
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.KILLED)
+    assert "SIGKILL" in job.message
+    assert jobs.containers() == []
+
+
+def test_a_job_that_stops_its_pump_can_be_stopped(jobs: Jobs) -> None:
+    code = "import os, signal, time\nprint('up', flush=True)\ntime.sleep(0.3)\nos.kill(os.getppid(), signal.SIGSTOP)\n"
+    job = jobs.submit(f"{code}while True:\n    print('x' * 1000)", grace_seconds=0.4)
+    jobs.seen(job)
+    jobs.manager.cancel(job.id)
+    job, _ = jobs.end(job)
+    assert job.status is JobStatus.CANCELLED
+    assert jobs.containers() == []
+
+
+def test_more_rights_than_were_granted_to_send_end_the_job(jobs: Jobs) -> None:
+    code = (
+        "import os, struct\nput = os.open('/proc/1/fd/0', os.O_WRONLY)\n"
+        "os.write(put, struct.pack('!BI', 4, 4) + b'\\x7f\\xff\\xff\\xff')\n"
+        "while True:\n    os.write(1, b'x' * 60000)"
+    )
+    job, _ = jobs.run(code, limits=ResourceLimits(wall_seconds=5), max_log_bytes=1 << 20)
+    assert job.status is JobStatus.FAILED
+    assert job.reason in (Reason.PROTOCOL, Reason.TIMEOUT)
+
+
+CHANNEL = """
+import os, time
+def is_socket(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+    except OSError:
+        return False
+[channel] = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_socket(fd)]
+"""
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["b'\\xff' * 16", "b'\\x00' * 64", "b'[' * 100_000"],
+)
+def test_what_is_no_frame_on_the_channel_ends_the_job(jobs: Jobs, data: str) -> None:
+    job, _ = jobs.run(f"{CHANNEL}\nos.write(channel, {data})\ntime.sleep(600)")
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.PROTOCOL), job.message
+
+
+@pytest.mark.parametrize(
+    ("reports", "status"),
+    [
+        ("{'type': 'returned'}, {'type': 'raised', 'ename': 'E', 'evalue': 'e'}", JobStatus.FAILED),
+        ("{'type': 'job_update', 'status': 'completed'}", JobStatus.FAILED),
+        ("{'type': 'isolation', 'runner': 'docker', 'profile': 'trusted'}", JobStatus.FAILED),
+        ("{'type': 'exit', 'code': 0}", JobStatus.FAILED),
+        ("{'type': 'stream', 'name': 'stdout', 'text': 'mine', 'job_id': 'another', 'seq': 99}", JobStatus.COMPLETED),
+    ],
+)
+def test_reports_are_taken_for_what_a_job_may_say(jobs: Jobs, reports: str, status: JobStatus) -> None:
+    code = (
+        f"import os\nfrom nodetool_jupyter.worker.current import current\nfor one in ({reports},):\n"
+        "    current().outlet.emit(one)\n"
+    )
+    after = "import time\ncurrent().outlet.flush()\ntime.sleep(600)" if status is JobStatus.FAILED else ""
+    job, events = jobs.run(code + after, grace_seconds=0.3)
+    assert job.status is status, job.message
+    assert {event.job_id for event in events} == {job.id}
+    assert isolation(events).profile == "default"
+    assert len(of(events, Exit)) == 1
+
+
+def test_markup_of_an_untrusted_container_is_not_shown(jobs: Jobs) -> None:
+    code = (
+        "class A:\n    def _repr_html_(self):\n        return '<script>1</script>'\nprint('\\x1b]52;c;x\\x07red')\nA()"
+    )
+    job, events = jobs.run(code, profile=Profile.UNTRUSTED)
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert all("text/html" not in shown.data for shown in of(events, Display))
+    assert "\x1b" not in text(events)

@@ -1,0 +1,187 @@
+"""Folders of the machine in a container, and those that no container may be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nodetool_jupyter.containers import Bind, ContainerOptions
+from nodetool_jupyter.engine import private_folders
+from nodetool_jupyter.errors import InvalidRequest, ProfileRefused
+from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
+from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
+from tests.engine.private import Engine
+from tests.workflows.seeing import text
+
+
+def mounting(*binds: Bind) -> ContainerOptions:
+    return ContainerOptions(binds=binds)
+
+
+def test_a_folder_is_shown_and_written_to_unless_it_is_read_only(jobs: Jobs, tmp_path: Path) -> None:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir(mode=0o777)
+        (tmp_path / name).chmod(0o777)
+    (tmp_path / "in" / "data").write_text("given")
+    tmp_path.chmod(0o755)
+    code = (
+        "print(open('/in/data').read())\nopen('/out/result', 'w').write('made')\n"
+        "try:\n    open('/in/data2', 'w')\nexcept OSError as error:\n    print(error.strerror)"
+    )
+    options = mounting(Bind(str(tmp_path / "in"), "/in", True), Bind(str(tmp_path / "out"), "/out"))
+    job, events = jobs.run(code, container=options)
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert text(events) == "given\nRead-only file system\n"
+    assert (tmp_path / "out" / "result").read_text() == "made"
+    assert isolation(events).details["mounts"] == [f"{tmp_path}/in:/in:ro", f"{tmp_path}/out:/out"]
+
+
+def test_a_folder_may_take_the_place_of_the_jobs_own(jobs: Jobs, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    job, _ = jobs.run("open('here', 'w').close()", container=mounting(Bind(str(tmp_path), "/job")))
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert (tmp_path / "here").exists()
+
+
+def test_a_link_is_followed_before_the_folder_is_shown(jobs: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    _, events = jobs.run("1", container=mounting(Bind(str(tmp_path / "link"), "/data", True)))
+    assert isolation(events).details["mounts"] == [f"{tmp_path}/real:/data:ro"]
+
+
+def refusal(jobs: Jobs, source: str | Path, *, read_only: bool = True) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        jobs.submit("1", container=mounting(Bind(str(source), "/data", read_only)))
+    assert jobs.manager.find() == []
+    assert jobs.containers() == []
+    return str(caught.value)
+
+
+NEVER: dict[str, Callable[[Engine], str]] = {
+    "the engine's socket": lambda engine: engine.url.removeprefix("unix://"),
+    "its containers": lambda engine: f"{engine.folder}/data",
+    "something of them": lambda engine: f"{engine.folder}/data/image",
+    "its folder": lambda engine: str(engine.folder),
+    "the folder above": lambda engine: str(engine.folder.parent),
+    "everything": lambda engine: "/",
+    "everything, written otherwise": lambda engine: "/usr/..",
+    "processes": lambda engine: "/proc",
+    "one process": lambda engine: "/proc/self/root",
+    "the system": lambda engine: "/sys/fs/cgroup",
+    "devices": lambda engine: "/dev",
+    "a device": lambda engine: "/dev/null",
+    "sockets": lambda engine: "/run",
+    "sockets, by the old name": lambda engine: "/var/run",
+    "what contains them": lambda engine: "/var",
+}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("name", NEVER)
+def test_what_leads_out_is_refused_whatever_it_is_called(jobs: Jobs, tmp_path: Path, name: str, linked: bool) -> None:
+    source = NEVER[name](jobs.engine)
+    if linked:
+        (tmp_path / "link").symlink_to(source)
+        source = str(tmp_path / "link")
+    said = refusal(jobs, source)
+    assert said.startswith(f"Mount refused: {source!r}"), said
+    assert said.endswith("Nothing was started. [NT-D04]")
+
+
+def test_the_store_and_the_files_of_jobs_are_refused_and_what_contains_them(
+    engine: Engine, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "store" / "inner").mkdir(parents=True)
+    (tmp_path / "storeroom").mkdir()
+    with jobs_on(engine, kept_environ(environ, tmp_path / "store")) as jobs:
+        for folder in private_folders(jobs.manager.settings):
+            folder.mkdir(parents=True, exist_ok=True)
+            assert "job store" in refusal(jobs, folder)
+        for source in (tmp_path, tmp_path / "store" / "inner", tmp_path / "store" / "jobs.sqlite"):
+            assert "job store" in refusal(jobs, source)
+        assert jobs.run("1", container=mounting(Bind(str(tmp_path / "storeroom"), "/d")))[0].status is (
+            JobStatus.COMPLETED
+        )
+
+
+def test_a_folder_that_is_not_there_is_named_and_not_made(jobs: Jobs, tmp_path: Path) -> None:
+    assert "there is no" in refusal(jobs, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"network": "bridge"}, "--network bridge"),
+        ({"user": "0"}, "--user 0"),
+        ({"user": "root"}, "--user root"),
+        ({"user": "0:0"}, "--user 0:0"),
+        ({"user": "00"}, "--user 00"),
+        ({"user": "toor"}, "--user toor"),
+        ({"pull": "always"}, "--pull always"),
+        ({"binds": (Bind("/usr/share", "/d"),)}, "-v without :ro"),
+        ({"gpus": "all"}, "--gpus"),
+    ],
+)
+def test_untrusted_code_gets_nothing_that_leads_out(jobs: Jobs, fields: dict[str, object], words: str) -> None:
+    with pytest.raises(ProfileRefused) as caught:
+        jobs.submit("1", profile=Profile.UNTRUSTED, container=ContainerOptions(**fields))  # type: ignore[arg-type]
+    assert words in str(caught.value)
+    assert "NT-S03" in str(caught.value)
+    assert jobs.containers() == []
+
+
+@pytest.mark.parametrize("network", ["host", "container:other", "default", "bridge; x"])
+def test_networks_that_are_somebody_elses_are_refused_from_python_too(jobs: Jobs, network: str) -> None:
+    with pytest.raises(InvalidRequest, match="--network"):
+        jobs.submit("1", container=ContainerOptions(network=network))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"workdir": "/proc/self/fd/8"}, "--workdir '/proc/self/fd/8'"),
+        ({"image": "no image"}, "--image 'no image'"),
+        ({"user": "a b"}, "--user 'a b'"),
+        ({"gpus": "02"}, "--gpus '02'"),
+        ({"tmpfs": {"/x": "mode=700"}}, "has no size"),
+        ({"tmpfs": {"/proc": "size=1m"}}, "the system's own"),
+        ({"binds": (Bind("/usr", "/dev"),)}, "the system's own"),
+        ({"pull": "sometimes"}, "--pull 'sometimes'"),
+    ],
+)
+def test_what_no_line_could_say_is_refused_from_python_too(jobs: Jobs, fields: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        jobs.submit("1", container=ContainerOptions(**fields))  # type: ignore[arg-type]
+    assert words in str(caught.value)
+
+
+def test_a_bridge_is_the_kernels_own_and_its_containers_do_not_see_each_other(jobs: Jobs) -> None:
+    job, events = jobs.run(
+        "import os\nprint(sorted(os.listdir('/sys/class/net')))", container=ContainerOptions(network="bridge")
+    )
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "['eth0', 'lo']\n"), job.message
+    name = isolation(events).details["network"]
+    assert name == f"nodetool-{jobs.manager.owner.id}"
+    with jobs.engine.client() as client:
+        found = client.api.inspect_network(name)
+    assert found["Options"] == {"com.docker.network.bridge.enable_icc": "false"}
+    assert found["Labels"]["nodetool.owner"] == jobs.manager.owner.id
+
+
+def test_anonymous_volumes_of_an_image_go_with_the_container(jobs: Jobs) -> None:
+    job, _ = jobs.run(
+        "import os\nassert os.path.isdir('/declared')", container=ContainerOptions(image="nodetool-test:volume")
+    )
+    assert job.status is JobStatus.COMPLETED, job.message
+    with jobs.engine.client() as client:
+        assert not client.api.volumes()["Volumes"]
+
+
+def test_limits_go_with_mounts(jobs: Jobs) -> None:
+    options = mounting(Bind("/usr/share", "/usr-share", True))
+    job, _ = jobs.run("1", container=options, profile=Profile.UNTRUSTED, limits=ResourceLimits(pids=20))
+    assert job.status is JobStatus.COMPLETED, job.message
