@@ -30,7 +30,7 @@ from .heir import Heir
 from .images import Image, Images, probe_python
 from .mounts import checked_binds
 from .pool import StandbyPool
-from .refusals import check_request, other_python
+from .refusals import check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .worker import DockerWorker
 
@@ -111,12 +111,15 @@ class DockerRunner:
         stop = CallOff()
         with ExitStack() as leases:
             box, image = await self._started(job, parcel, leases, stop)
+            if unreadable := code_for_another(parcel.inputs, box.python):  # its image was not there to be asked before
+                await self.engine.call(lambda _: close_box(self.engine, box))
+                raise WorkerNotStarted(unreadable)
             worker = DockerWorker(
                 job,
                 self.engine,
                 box,
                 isolation=_isolation(job.request, box, image),
-                first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel)],
+                first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel, box)],
                 executor=self._executor,
             )
             del parcel
@@ -271,9 +274,9 @@ def _isolation(request: JobRequest, box: Box, image: Image) -> Isolation:
     )
 
 
-def _run(job: Job, parcel: Parcel) -> list[wire.Buffer]:
+def _run(job: Job, parcel: Parcel, box: Box) -> list[wire.Buffer]:
     request, environ = job.request, {**parcel.environ, JOB_VARIABLE: job.id}
     cpus = request.limits.cpus
     if cpus:
         environ.setdefault("OMP_NUM_THREADS", str(max(1, round(cpus))))
-    return run_frame(request, parcel, sys_path=None, environ=environ, by_value=True)
+    return run_frame(request, parcel, sys_path=None, environ=environ, by_value=not other_python(box.python))
