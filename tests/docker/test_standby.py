@@ -73,6 +73,14 @@ def test_the_new_limits_hold(jobs: Jobs) -> None:
     assert "--memory 200m" in job.message
 
 
+def test_the_least_memory_is_enough_for_a_container_that_waited(jobs: Jobs) -> None:
+    jobs.run("1")
+    known = waiting(jobs)
+    job, _ = jobs.run("1", limits=ResourceLimits(memory_bytes=32 << 20, pids=16))
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert jobs.container_of(job) in known
+
+
 def test_more_of_every_limit_than_the_container_waited_with(jobs: Jobs) -> None:
     jobs.run("1", limits=ResourceLimits(memory_bytes=64 << 20, cpus=0.5, pids=20))
     known = waiting(jobs)
