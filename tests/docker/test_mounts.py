@@ -57,7 +57,7 @@ def refusal(jobs: Jobs, source: str | Path, *, read_only: bool = True) -> str:
     with pytest.raises(InvalidRequest) as caught:
         jobs.submit("1", container=mounting(Bind(str(source), "/data", read_only)))
     assert jobs.manager.find() == []
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
     return str(caught.value)
 
 
@@ -132,7 +132,7 @@ def test_untrusted_code_gets_nothing_that_leads_out(jobs: Jobs, fields: dict[str
         jobs.submit("1", profile=Profile.UNTRUSTED, container=ContainerOptions(**fields))  # type: ignore[arg-type]
     assert words in str(caught.value)
     assert "NT-S03" in str(caught.value)
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_no_image_is_fetched_for_untrusted_code(jobs: Jobs) -> None:

@@ -88,7 +88,7 @@ def test_what_only_the_same_python_reads_is_refused_before_the_start_with_both_v
     assert said.startswith("Variable 'thing' (")
     assert f"between Python {MINE} here and {VERSION}." in said
     assert said.endswith("Nothing was started.")
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_arrays_go_there_as_they_are_and_are_refused_by_the_image_alone(jobs: Jobs, other: ContainerOptions) -> None:
@@ -107,7 +107,7 @@ def test_code_that_was_sent_for_an_image_nobody_knew_yet_does_not_reach_it(jobs:
     for version in (MINE, f"{VERSION}."):
         assert version in job.message
     assert text(events) == ""
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_code_of_a_trusted_cell_there_does_not_come_back_and_plain_data_does(

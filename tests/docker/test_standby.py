@@ -116,7 +116,7 @@ def test_profiles_and_other_settings_share_no_container(jobs: Jobs) -> None:
 def test_a_fresh_job_takes_no_waiting_container_and_leaves_none(jobs: Jobs) -> None:
     job, _ = jobs.run("1", fresh=True)
     assert job.status is JobStatus.COMPLETED
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
     jobs.run("1")
     known = waiting(jobs)
     job, _ = jobs.run("1", fresh=True)
@@ -127,7 +127,7 @@ def test_a_fresh_job_takes_no_waiting_container_and_leaves_none(jobs: Jobs) -> N
 def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str]) -> None:
     with jobs_on(engine, environ) as jobs:
         jobs.run("1")
-        assert jobs.containers() == []
+        jobs.nothing_is_left()
 
 
 def test_a_container_that_died_while_it_waited_is_passed_over(jobs: Jobs) -> None:
@@ -148,4 +148,4 @@ def test_few_containers_wait_and_closing_the_manager_removes_them(jobs: Jobs) ->
     waiting(jobs)
     until(lambda: len(jobs.containers()) <= 4, "no more than four wait")
     jobs.manager.close()
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
