@@ -81,7 +81,8 @@ def _become_worker(channel: socket.socket, pipes: list[int], *, untrusted: bool)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     sys.argv = [""]
-    sys.path[:] = ["", *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
+    asked = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = ["", *asked, *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
     if untrusted:
         from . import seccomp
 
