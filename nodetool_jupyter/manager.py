@@ -13,6 +13,7 @@ import msgspec
 
 from .admission import Admission
 from .config import Settings
+from .containers import ContainerOptions
 from .engine import Engine, private_folders
 from .errors import InvalidRequest, JobNotFinished, JobNotFound
 from .events import AnyEvent
@@ -281,7 +282,13 @@ def _confined(request: JobRequest) -> JobRequest:
         limits=limits,
         max_log_bytes=min(request.max_log_bytes, _UNTRUSTED_LOG_BYTES),
         max_transfer_bytes=_UNTRUSTED_TRANSFER_BYTES if unasked else transfer,
+        container=_unfetched(request.container),
     )
+
+
+def _unfetched(container: ContainerOptions) -> ContainerOptions:
+    """An image that is here already: none is fetched to run code that nobody trusts."""
+    return msgspec.structs.replace(container, pull="never") if container.pull == "missing" else container
 
 
 def _checked_id(job_id: str) -> str:

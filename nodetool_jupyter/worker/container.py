@@ -8,8 +8,10 @@ never share a descriptor and never mix:
 
     | kind, u8 | length, u32 | bytes |
 
-The parent grants how many bytes may be on their way to it; nothing more is read from the job until it has taken
-some. So its end of the stream, which belongs to the engine and to every container on it, never has to wait.
+The parent grants how much may be on its way to it; nothing more is read from the job until it has taken some. So its
+end of the stream never has to wait, which belongs to the engine and with that to every container: an engine that can't
+get rid of what a container has said answers nobody once somebody ends that container. A grant is therefore no larger
+than what a socket holds by itself, also while its reader, a kernel that was stopped for one, takes nothing at all.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 PART = struct.Struct("!BI")
 CHANNEL, STDOUT, STDERR, NOTE, GRANT = range(5)
 ARCHIVE = 62
-WINDOW_BYTES = 4 << 20
+WINDOW_BYTES = 96 << 10
+PART_BYTES = 1 << 10
+"""What a part counts beside its bytes, for what a socket needs to hold a short one."""
 _CHUNK = 64 << 10
 _MOST_WAITING = 1 << 20
 _DRAIN_SECONDS = 1.0
@@ -89,7 +93,8 @@ def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     sys.argv = [""]
-    sys.path[:] = ["", *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
+    asked = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = ["", *asked, *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
     from .main import main as work
 
     work(3)
@@ -167,7 +172,7 @@ class Pump:
 
     def _take(self, descriptor: int) -> None:
         try:
-            data = os.read(descriptor, min(_CHUNK, self._granted))
+            data = os.read(descriptor, min(_CHUNK, max(1, self._granted - PART_BYTES)))
         except BlockingIOError:
             return
         except OSError:
@@ -175,7 +180,7 @@ class Pump:
         if not data:
             self._open.discard(descriptor)
             return
-        self._granted -= len(data)
+        self._granted -= len(data) + PART_BYTES
         if self._status is not None:
             self._until = time.monotonic() + _DRAIN_SECONDS
         _say(self._kinds[descriptor], data)

@@ -17,7 +17,7 @@ from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.runners.base import Parcel
 from nodetool_jupyter.worker.pickled import decode
 from tests.engine import images
-from tests.engine.private import Engine
+from tests.engine.private import Engine, until
 from tests.workflows.seeing import HANG_GUARD_SECONDS, Seen, of
 
 SLEEP = "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(0.01)"
@@ -78,6 +78,10 @@ class Jobs:
         with self.engine.client() as client:
             label = {"label": f"nodetool.owner={self.manager.owner.id}"}
             return [one["Id"] for one in client.api.containers(all=True, filters=label)]
+
+    def nothing_is_left(self) -> None:
+        """Every container is gone, at once or soon: a job's end doesn't wait for the removal of what has ended."""
+        until(lambda: not self.containers(), "no container is left")
 
 
 @contextmanager

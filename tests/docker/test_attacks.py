@@ -12,6 +12,7 @@ from nodetool_jupyter.events import Display, Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.places import job_root
 from tests.docker.jobs import Jobs, isolation
+from tests.runners.test_subprocess_faults import HOSTILE, SEND_RAW
 from tests.sandbox.attacks import attack_cell, expected
 from tests.workflows.seeing import of, text
 
@@ -120,7 +121,7 @@ def test_a_job_that_kills_its_pump_ends_with_its_container(jobs: Jobs) -> None:
     job, _ = jobs.run("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)")
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.KILLED)
     assert "SIGKILL" in job.message
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_a_job_that_stops_its_pump_can_be_stopped(jobs: Jobs) -> None:
@@ -130,7 +131,7 @@ def test_a_job_that_stops_its_pump_can_be_stopped(jobs: Jobs) -> None:
     jobs.manager.cancel(job.id)
     job, _ = jobs.end(job)
     assert job.status is JobStatus.CANCELLED
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_more_rights_than_were_granted_to_send_end_the_job(jobs: Jobs) -> None:
@@ -144,24 +145,11 @@ def test_more_rights_than_were_granted_to_send_end_the_job(jobs: Jobs) -> None:
     assert job.reason in (Reason.PROTOCOL, Reason.TIMEOUT)
 
 
-CHANNEL = """
-import os, time
-def is_socket(fd):
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-    except OSError:
-        return False
-[channel] = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_socket(fd)]
-"""
-
-
-@pytest.mark.parametrize(
-    "data",
-    ["b'\\xff' * 16", "b'\\x00' * 64", "b'[' * 100_000"],
-)
-def test_what_is_no_frame_on_the_channel_ends_the_job(jobs: Jobs, data: str) -> None:
-    job, _ = jobs.run(f"{CHANNEL}\nos.write(channel, {data})\ntime.sleep(600)")
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_bytes_on_the_workers_channel_end_the_job_alone(jobs: Jobs, what: str) -> None:
+    job, _ = jobs.run(f"{SEND_RAW}\nsend({HOSTILE[what]})\ntime.sleep(600)")
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.PROTOCOL), job.message
+    assert "NT-R02" in job.message
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_boundary_that_is_not_there_refuses_the_start(
     job, _ = jobs.run("1", profile=profile)
     refused(job, field)
     assert lies.started == []
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_a_root_that_can_be_written_to_refuses_untrusted_code(jobs: Jobs, lies: Lies) -> None:

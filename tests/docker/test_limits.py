@@ -270,7 +270,7 @@ def test_what_can_not_be_is_refused_with_both_numbers_and_starts_nothing(
         with jobs.engine.client() as client:
             assert f"more than the {client.info()['NCPU']} " in str(caught.value)
     assert jobs.manager.find() == []
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_a_limit_that_no_container_holds_is_refused(jobs: Jobs) -> None:

@@ -11,6 +11,7 @@ from nodetool_jupyter.containers import Bind, ContainerOptions
 from nodetool_jupyter.engine import private_folders
 from nodetool_jupyter.errors import InvalidRequest, ProfileRefused
 from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
+from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
 from tests.engine.private import Engine
 from tests.workflows.seeing import text
@@ -56,7 +57,7 @@ def refusal(jobs: Jobs, source: str | Path, *, read_only: bool = True) -> str:
     with pytest.raises(InvalidRequest) as caught:
         jobs.submit("1", container=mounting(Bind(str(source), "/data", read_only)))
     assert jobs.manager.find() == []
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
     return str(caught.value)
 
 
@@ -131,7 +132,13 @@ def test_untrusted_code_gets_nothing_that_leads_out(jobs: Jobs, fields: dict[str
         jobs.submit("1", profile=Profile.UNTRUSTED, container=ContainerOptions(**fields))  # type: ignore[arg-type]
     assert words in str(caught.value)
     assert "NT-S03" in str(caught.value)
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
+
+
+def test_no_image_is_fetched_for_untrusted_code(jobs: Jobs) -> None:
+    with pytest.raises(ImageMissing, match="NT-D02"):
+        jobs.submit("1", profile=Profile.UNTRUSTED, container=ContainerOptions(image="nowhere.invalid/not-here:1"))
+    assert jobs.manager.find() == []
 
 
 @pytest.mark.parametrize("network", ["host", "container:other", "default", "bridge; x"])

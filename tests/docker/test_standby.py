@@ -73,6 +73,14 @@ def test_the_new_limits_hold(jobs: Jobs) -> None:
     assert "--memory 200m" in job.message
 
 
+def test_the_least_memory_is_enough_for_a_container_that_waited(jobs: Jobs) -> None:
+    jobs.run("1")
+    known = waiting(jobs)
+    job, _ = jobs.run("1", limits=ResourceLimits(memory_bytes=32 << 20, pids=16))
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert jobs.container_of(job) in known
+
+
 def test_more_of_every_limit_than_the_container_waited_with(jobs: Jobs) -> None:
     jobs.run("1", limits=ResourceLimits(memory_bytes=64 << 20, cpus=0.5, pids=20))
     known = waiting(jobs)
@@ -108,7 +116,7 @@ def test_profiles_and_other_settings_share_no_container(jobs: Jobs) -> None:
 def test_a_fresh_job_takes_no_waiting_container_and_leaves_none(jobs: Jobs) -> None:
     job, _ = jobs.run("1", fresh=True)
     assert job.status is JobStatus.COMPLETED
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
     jobs.run("1")
     known = waiting(jobs)
     job, _ = jobs.run("1", fresh=True)
@@ -119,7 +127,7 @@ def test_a_fresh_job_takes_no_waiting_container_and_leaves_none(jobs: Jobs) -> N
 def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str]) -> None:
     with jobs_on(engine, environ) as jobs:
         jobs.run("1")
-        assert jobs.containers() == []
+        jobs.nothing_is_left()
 
 
 def test_a_container_that_died_while_it_waited_is_passed_over(jobs: Jobs) -> None:
@@ -140,4 +148,4 @@ def test_few_containers_wait_and_closing_the_manager_removes_them(jobs: Jobs) ->
     waiting(jobs)
     until(lambda: len(jobs.containers()) <= 4, "no more than four wait")
     jobs.manager.close()
-    assert jobs.containers() == []
+    jobs.nothing_is_left()

@@ -32,7 +32,11 @@ BASE = [
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 ]
 
-_BOOTSTRAP = ["debootstrap", "--variant=minbase", "--include=python3", SUITE]
+OTHER_SUITE, OTHER_PYTHON = "trixie", "3.13"
+OTHER = f"nodetool-test:{OTHER_SUITE}"
+"""With another Python, for the few tests that ask for it."""
+
+_BOOTSTRAP = ["debootstrap", "--variant=minbase", "--include=python3"]
 _DROPPED = [
     *("dev/*", "etc/hostname", "etc/resolv.conf", "var/cache/apt/*", "var/cache/debconf/*-old", "var/lib/apt/lists/*"),
     *("var/log/*", "usr/share/doc/*", "usr/share/i18n", "usr/share/info/*", "usr/share/lintian", "usr/share/locale/*"),
@@ -40,25 +44,25 @@ _DROPPED = [
 ]
 
 
-def tarball() -> Path:
-    """The image's files as a tar file, made when it is not kept yet. Runs at the same time make it once."""
+def tarball(suite: str = SUITE) -> Path:
+    """An image's files as a tar file, made when it is not kept yet. Runs at the same time make it once."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodetool_jupyter"
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = hashlib.sha256(repr((_BOOTSTRAP, _DROPPED, os.uname().machine)).encode()).hexdigest()[:16]
+    recipe = hashlib.sha256(repr(([*_BOOTSTRAP, suite], _DROPPED, os.uname().machine)).encode()).hexdigest()[:16]
     path = folder / f"test-image-{recipe}.tar"
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _make(path)
+            _make(path, suite)
     return path
 
 
-def _make(path: Path) -> None:
+def _make(path: Path, suite: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ntj-image-"))
     try:
         root = folder / "root"
         environ = {**os.environ, "LC_ALL": "C", "DPKG_FORCE": "unsafe-io"}  # a file that is lost is made again
-        command = [*_BOOTSTRAP, str(root)]
+        command = [*_BOOTSTRAP, suite, str(root)]
         made = subprocess.run(command, env=environ, capture_output=True, text=True, errors="replace")
         assert made.returncode == 0, f"debootstrap failed:\n{(made.stdout + made.stderr)[-2000:]}"
         for pattern in _DROPPED:
@@ -82,6 +86,12 @@ def load(client: docker.DockerClient, *, variants: bool) -> None:
         container = client.api.create_container(IMAGE, ["true"])
         client.api.commit(container, repository, tag, changes=[*BASE, change])
         client.api.remove_container(container)
+
+
+def load_other(client: docker.DockerClient) -> None:
+    """Import the image with another Python."""
+    repository, tag = OTHER.split(":")
+    client.api.import_image(src=str(tarball(OTHER_SUITE)), repository=repository, tag=tag, changes=BASE)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_a_job_runs_in_a_container_of_its_own_and_completes(jobs: Jobs) -> None:
     assert (shown.data["text/plain"], shown.result) == ("42", True)
     [end] = of(events, Exit)
     assert (end.code, end.cause, end.signal) == (0, "", None)
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_events_come_in_order_and_end_with_the_final_status(jobs: Jobs) -> None:
@@ -236,7 +236,7 @@ def test_a_job_that_ignores_every_signal_is_killed_with_all_that_it_started(jobs
     [end] = of(events, Exit)
     assert [step.signal for step in end.sent] == ["SIGINT", "SIGTERM", "SIGKILL"]
     assert end.signal == "SIGKILL"
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_success_is_never_concluded_from_exit_code_0(jobs: Jobs) -> None:
@@ -305,7 +305,7 @@ def test_closing_the_manager_ends_every_job_and_its_container(jobs: Jobs) -> Non
     job = jobs.submit(STUBBORN)
     jobs.seen(job)
     jobs.manager.close()
-    assert jobs.containers() == []
+    jobs.nothing_is_left()
 
 
 def test_two_jobs_share_nothing(jobs: Jobs) -> None:

@@ -19,14 +19,14 @@ from ...errors import ProtocolError
 from ...events import Stream
 from ...frames import Report, decode_frame
 from ...worker import wire
-from ...worker.container import CHANNEL, GRANT, NOTE, PART, STDERR, STDOUT, WINDOW_BYTES
+from ...worker.container import CHANNEL, GRANT, NOTE, PART, PART_BYTES, STDERR, STDOUT, WINDOW_BYTES
 from ..process_streams import Outflow, Text
 from .lines import hang_up
 
 _HEADER = struct.Struct("!BxxxI")
 _CHUNK = 256 << 10
 _PART_BYTES = 64 << 10
-_GRANT_FROM = 256 << 10
+_GRANT_FROM = 16 << 10
 _MOST_UNTAKEN = 2 * WINDOW_BYTES
 _MOST_NOTE = 64 << 10
 _MOST_WORDS = 8 << 10
@@ -171,7 +171,7 @@ class Attached:
             if kind == NOTE:
                 self.note = _read_note(piece)
             else:
-                self._untaken += len(piece)
+                self._untaken += len(piece) + PART_BYTES
                 self._arrived.append((kind, piece))
         if self._untaken + self._ungranted > _MOST_UNTAKEN:
             self._break("The container sent more than it was granted. It was stopped.")

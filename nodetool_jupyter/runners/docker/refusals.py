@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...containers import check_options
 from ...errors import InvalidRequest, ProfileRefused
+from ...frames import Value
 from ...jobs import JobRequest, Profile
 from ...quantities import format_size
 from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, above_host
@@ -76,3 +77,15 @@ def minor(version: str) -> str:
 def other_python(version: str) -> str:
     """The version, if its minor one is not this interpreter's; else ""."""
     return version if version and minor(version) != minor(platform.python_version()) else ""
+
+
+def code_for_another(inputs: Sequence[Value], version: str) -> str:
+    """Why inputs that were made for this Python can't be read by the container's; "" when they can."""
+    unfit = [value for value in inputs if value.format == "pickle"]
+    if not unfit or not other_python(version):
+        return ""
+    return (
+        f"Variable {unfit[0].name!r} ({unfit[0].type_name}) can't be sent into the job: between Python "
+        f"{platform.python_version()} here and {version} there only numbers, text, lists and dicts, bytes and numpy "
+        f"arrays travel. Send one of these, or take an --image with Python {minor(platform.python_version())}."
+    )

@@ -35,7 +35,7 @@ from .ladder import UNKILLABLE_SECONDS
 from .mounts import checked_binds
 from .pool import StandbyPool
 from .probe import probe
-from .refusals import check_request, other_python
+from .refusals import check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .watch import Watch
 from .worker import DockerWorker
@@ -132,12 +132,16 @@ class DockerRunner:
     async def _launch(self, job: Job, parcel: Parcel) -> AsyncIterator[Worker]:
         started = await self._started(job, parcel)
         with started.leases:
+            # the image was not there to be asked before
+            if unreadable := code_for_another(parcel.inputs, started.box.python):
+                await self.engine.call(lambda _: close_box(self.engine, started.box))
+                raise WorkerNotStarted(unreadable)
             worker = DockerWorker(
                 job,
                 self.engine,
                 started.box,
                 isolation=_isolation_of(job.request, started.box, started.image),
-                first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel)],
+                first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel, started.box)],
                 executor=self._stops,
                 watch=self._watch,
                 watched=started.watched,
@@ -370,9 +374,9 @@ def _isolation(
     )
 
 
-def _run(job: Job, parcel: Parcel) -> list[wire.Buffer]:
+def _run(job: Job, parcel: Parcel, box: Box) -> list[wire.Buffer]:
     request, environ = job.request, {**parcel.environ, JOB_VARIABLE: job.id}
     cpus = request.limits.cpus
     if cpus:
         environ.setdefault("OMP_NUM_THREADS", str(max(1, round(cpus))))
-    return run_frame(request, parcel, sys_path=None, environ=environ, by_value=True)
+    return run_frame(request, parcel, sys_path=None, environ=environ, by_value=not other_python(box.python))

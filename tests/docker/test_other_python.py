@@ -1,0 +1,122 @@
+"""An image whose Python is of another minor version than the kernel's: code goes as source, values as plain data."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+
+import numpy
+import pytest
+
+from nodetool_jupyter.containers import ContainerOptions
+from nodetool_jupyter.errors import ValueCannotTravel
+from nodetool_jupyter.events import Display, JobUpdate
+from nodetool_jupyter.frames import Value
+from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason
+from nodetool_jupyter.notebook.requests import encode_inputs
+from nodetool_jupyter.worker.pickled import encode_input
+from tests.docker.jobs import Jobs, isolation
+from tests.engine import images
+from tests.engine.private import Engine
+from tests.workflows.seeing import of, text
+
+pytestmark = pytest.mark.timeout(900)  # the first time, its image is made
+
+MINE = platform.python_version()
+VERSION = images.PYTHON if sys.version_info[:2] == (3, 13) else images.OTHER_PYTHON
+
+
+@pytest.fixture(scope="module", autouse=True)
+def other(run_engine: Engine) -> Iterator[ContainerOptions]:
+    """A container of the other image, which is there for these tests only."""
+    name = images.IMAGE if images.PYTHON == VERSION else images.OTHER
+    with run_engine.client() as client:
+        if name == images.OTHER:
+            images.load_other(client)
+        yield ContainerOptions(image=name)
+        if name == images.OTHER:
+            client.images.remove(name)
+
+
+def request(other: ContainerOptions, **fields: object) -> JobRequest:
+    return JobRequest(work=CodeWork("1"), runner="docker", container=other, **fields)  # type: ignore[arg-type]
+
+
+def sent(jobs: Jobs, other: ContainerOptions, **values: object) -> list[Value]:
+    """As the notebook sends them."""
+    found, _ = encode_inputs(list(values), values, request(other), jobs.manager.runner("docker"))
+    return found
+
+
+def test_a_cell_runs_there_as_source_with_everything_around_it(jobs: Jobs, other: ContainerOptions) -> None:
+    code = (
+        "import sys, asyncio, logging\nfrom nodetool_jupyter import progress, save\nprogress(1, 2)\n"
+        "await asyncio.sleep(0)\nlogging.warning('w')\nopen('f', 'w').close()\nsave('f')\n"
+        "print('%d.%d' % sys.version_info[:2])\nclass A:\n    pass\nA.__name__"
+    )
+    job, events = jobs.run(code, container=other)
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert text(events) == f"{VERSION}\n"
+    assert of(events, Display)[0].data["text/plain"] == "'A'"
+    assert isolation(events).details["python"].startswith(f"{VERSION}.")
+
+
+def test_an_error_there_has_the_cells_own_lines_and_none_of_ours(jobs: Jobs, other: ContainerOptions) -> None:
+    job, events = jobs.run("def f():\n    return {}['a']  # here\nf()", container=other)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
+    traceback = of(events, JobUpdate)[-1].traceback or ""
+    assert "return {}['a']  # here" in traceback
+    assert "nodetool_jupyter" not in traceback
+
+
+def test_plain_values_go_there_and_come_back(jobs: Jobs, other: ContainerOptions) -> None:
+    values = sent(jobs, other, x={"a": [1, None, 2.5, "é"]}, raw=b"\x00\xff")
+    job, _ = jobs.run("y = [x, len(raw)]\nraw = raw * 2", values=values, outputs=("y", "raw"), container=other)
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert jobs.value(job, "y") == [{"a": [1, None, 2.5, "é"]}, 2]
+    assert jobs.value(job, "raw") == b"\x00\xff\x00\xff"
+
+
+@pytest.mark.parametrize("thing", [{1, 2}, lambda: 1, object, numpy.array([None])])
+def test_what_only_the_same_python_reads_is_refused_before_the_start_with_both_versions(
+    jobs: Jobs, other: ContainerOptions, thing: object
+) -> None:
+    with pytest.raises(ValueCannotTravel) as caught:
+        sent(jobs, other, thing=thing)
+    said = str(caught.value)
+    assert said.startswith("Variable 'thing' (")
+    assert f"between Python {MINE} here and {VERSION}." in said
+    assert said.endswith("Nothing was started.")
+    jobs.nothing_is_left()
+
+
+def test_arrays_go_there_as_they_are_and_are_refused_by_the_image_alone(jobs: Jobs, other: ContainerOptions) -> None:
+    [array] = sent(jobs, other, array=numpy.arange(4))
+    assert array.format == "numpy"
+    job, _ = jobs.run("1", values=[array], container=other)
+    assert "no module 'numpy'" in job.message
+
+
+def test_code_that_was_sent_for_an_image_nobody_knew_yet_does_not_reach_it(jobs: Jobs, other: ContainerOptions) -> None:
+    fields, buffers = encode_input("f", lambda: 1, max_bytes=1 << 20)
+    value = Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers)
+    job, events = jobs.run("print('ran')", values=[value], container=other)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert job.message.startswith("Variable 'f' (function) can't be sent into the job")
+    for version in (MINE, f"{VERSION}."):
+        assert version in job.message
+    assert text(events) == ""
+    jobs.nothing_is_left()
+
+
+def test_code_of_a_trusted_cell_there_does_not_come_back_and_plain_data_does(
+    jobs: Jobs, other: ContainerOptions
+) -> None:
+    job, _ = jobs.run("def f(): pass\n", outputs=("f",), profile=Profile.TRUSTED, container=other)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
+    assert "Variable 'f' (function" in job.message
+    assert "f is defined in the cell" in job.message
+    job, _ = jobs.run("x = {1, 2}", outputs=("x",), profile=Profile.TRUSTED, container=other)
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert jobs.value(job, "x") == {1, 2}
