@@ -101,7 +101,9 @@ def test_what_the_base_image_declares_stays(jobs: Jobs, docker_client: docker.Do
     [made] = built(docker_client)
     now, base = (docker_client.api.inspect_image(name)["Config"] for name in (made, image))
     assert now["User"] in (base["User"], "0:0" if not base["User"] else "")
-    assert {**now, "Labels": None, "User": None} == {**base, "Labels": None, "User": None}
+    same = {"Labels": None, "User": None, "Entrypoint": None}
+    assert not now["Entrypoint"]
+    assert {**now, **same} == {**base, **same}
 
 
 def test_untrusted_code_has_packages_too(jobs: Jobs) -> None:
@@ -184,7 +186,8 @@ def test_installing_has_no_network_and_no_rights(
 ) -> None:
     monkeypatch.setattr("nodetool_jupyter.runners.docker.built._INSTALL", ["sleep", "1000"])
     job = jobs.submit("1", container=wanting("alpha"))
-    [container] = until(jobs.containers, "it installs")
+    until(lambda: shown(jobs, job, "image: install 2 wheels"), "it installs")
+    [container] = jobs.containers()
     found = docker_client.api.inspect_container(container)
     host = found["HostConfig"]
     assert (host["NetworkMode"], host["CapDrop"], host["Privileged"]) == ("none", ["ALL"], False)
@@ -220,7 +223,7 @@ def test_an_image_with_musl_gets_wheels_for_musl(index: Path, environ: dict[str,
     wheel(index, "eta", tag="cp312-cp312-musllinux_1_2_x86_64")
     wheel(index, "theta", tag="cp312-cp312-manylinux_2_17_x86_64")
     assert names(index, environ, tmp_path, image, "eta") == ["eta-1.0-cp312-cp312-musllinux_1_2_x86_64.whl"]
-    with pytest.raises(WorkerNotStarted, match=r"'theta' has a wheel for Python 3\.12 on x86_64 \(musl\)"):
+    with pytest.raises(WorkerNotStarted, match=r"fits 'theta' has a wheel for Python 3\.12 on x86_64 \(musl\)"):
         names(index, environ, tmp_path, image, "theta")
 
 
