@@ -124,6 +124,7 @@ class Images:
             plain = _split_tag(image.name)[0]
             return [f"Image {image.name!r} has no tag that stays the same. Pin one, as in {plain}:1.2.3."]
         if options.pinned:
+            self._known.pop(options.image or default_image(), None)  # as it is now, not some seconds ago
             now = self.find(msgspec.structs.replace(options, pinned=""))
             if now is not None and now.id != image.id:
                 return [

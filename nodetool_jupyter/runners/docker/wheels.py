@@ -168,7 +168,7 @@ def _why(said: str, python: Python, environ: Mapping[str, str], folder: Path, st
         last = (errors or said.splitlines() or ["it said nothing"])[-1].strip().rstrip(".")
         return f"The wheels can't be fetched: {last}. Change --requirements, or look at the network. {_NOTHING}"
     name = found[0] if (found := _NAME.match(missing)) else missing
-    arguments = ["download", "--verbose", "--no-deps", "--only-binary=:all:", "-d", str(folder), name, *_target(python)]
+    arguments = ["download", "-vv", "--no-deps", "--only-binary=:all:", "-d", str(folder), name, *_target(python)]
     told = _pip(arguments, python, environ, cwd=folder, stop=stop)
     if told is not None and not _SKIPPED.search(told):
         return f"There is no package {name!r} where pip looks. Check how it is spelled in --requirements. {_NOTHING}"
