@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .containers import default_image, parse_gpu_devices, parse_image, parse_network, parse_pull, parse_user
+from .containers import (
+    default_image,
+    gpu_ids,
+    parse_gpu_devices,
+    parse_image,
+    parse_network,
+    parse_pull,
+    parse_user,
+)
 from .errors import InvalidRequest
 from .jobs import JobRequest, Profile
 from .quantities import parse_count, parse_duration, parse_number, parse_size, parse_switch
@@ -205,4 +213,11 @@ def job_environment(environ: Mapping[str, str], request: JobRequest) -> dict[str
             return name in _PASSED_INTO_CONTAINERS
         return request.profile is Profile.TRUSTED or _PASSED.fullmatch(name) is not None
 
-    return {**{name: value for name, value in environ.items() if passes(name)}, **request.env}
+    advice = _visible_devices(request.container.gpus) if request.runner == "subprocess" else {}
+    return {**{name: value for name, value in environ.items() if passes(name)}, **advice, **request.env}
+
+
+def _visible_devices(gpus: str) -> dict[str, str]:
+    """What tells CUDA which GPUs to use, where nothing can hold it to them: ids, or the first so many; not for all."""
+    ids = gpu_ids(gpus) or tuple(str(number) for number in range(int(gpus) if gpus.isdigit() else 0))
+    return {"CUDA_VISIBLE_DEVICES": ",".join(ids)} if ids else {}

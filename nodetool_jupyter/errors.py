@@ -65,6 +65,7 @@ _OPTIONS = {
     "cpus": "--cpus",
     "pids": "--pids-limit",
     "shm_bytes": "--shm-size",
+    "gpus": "--gpus",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ _PACKAGES = (
     "jupyterlab",
     "notebook",
     "cloudpickle",
+    "docker",
     "msgspec",
     "sqlalchemy",
 )
@@ -38,15 +40,38 @@ def report(session: Session) -> str:
         manager = session.manager
     except InvalidRequest as error:  # a setting that can't be read
         return "\n".join([*found, f"! {error}"])
-    return "\n".join([*found, *_store(manager), "", *_runners(manager)])
+    engine = _docker(manager)
+    return "\n".join([*found, *_store(manager), "", *engine, *([""] if engine else []), *_runners(manager)])
+
+
+def image_report(session: Session, image: str) -> str:
+    """What an image has for GPUs, and whether this machine's driver takes it. Raises a `Refused`."""
+    from ..runners.docker.runner import DockerRunner
+    from .doctor_docker import image_report as about
+
+    runner = session.manager.runner("docker")
+    return "\n".join(about(runner, image)) if isinstance(runner, DockerRunner) else ""
+
+
+def _docker(manager: JobExecutionManager) -> list[str]:
+    from ..runners.docker.runner import DockerRunner
+    from .doctor_docker import engine_report
+
+    runner = manager.runners.get("docker")
+    if not isinstance(runner, DockerRunner):
+        return []
+    settings = manager.settings
+    return list(engine_report(runner, settings["docker_image"], settings["docker_pull"]))
 
 
 def _versions() -> Iterator[str]:
+    bubblewrap = shutil.which("bwrap")
     yield f"nodetool_jupyter  {__version__}"
     yield f"python            {platform.python_version()} ({sys.executable})"
     yield f"system            {platform.system()} {platform.release()} {platform.machine()}"
     for name in _PACKAGES:
         yield f"{name:<17} {_version(name) or 'not installed'}"
+    yield f"bubblewrap        {bubblewrap or 'not installed; untrusted subprocess jobs need it'}"
 
 
 def _version(name: str) -> str:

@@ -80,6 +80,7 @@ class NodetoolMagics(Magics):
         %nodetool config [NAME VALUE]         the settings, each with where it comes from; or set one
         %nodetool prune [--older-than 7d]     remove old jobs and what dead kernels left behind
         %nodetool doctor                      what works here, and what each runner can hold
+        %nodetool doctor --image REF          CUDA, cuDNN and frameworks of an image, beside the driver's
 
         ID is the beginning of an id, or -1 for the last job, -2 for the one before.
         """

@@ -246,8 +246,15 @@ def _prune(session: Session, words: list[str]) -> None:
 
 
 def _doctor(session: Session, words: list[str]) -> None:
-    from .doctor import report
+    from .doctor import image_report, report
 
+    if words and words[0].partition("=")[0] == "--image":
+        _, *rest = words[0].split("=", 1) + words[1:]
+        if not rest or not rest[0]:
+            raise InvalidRequest("doctor --image wants an image, as in --image python:3.12-slim.")
+        _none("doctor --image", rest[1:])
+        print(image_report(session, rest[0]))
+        return
     _none("doctor", words)
     print(report(session))
 

@@ -68,7 +68,10 @@ def plan(request: JobRequest, mechanisms: Mapping[str, str]) -> Plan:
         required=tuple(name for name in {**must, **(defaults if untrusted else {})} if name in grouped),
         defaults=defaults,
         held=held,
-        not_held=tuple(name for name in {**wanted, **asked} if name not in held),
+        not_held=(
+            *(name for name in {**wanted, **asked} if name not in held),
+            *(["gpus"] if request.container.gpus else []),
+        ),
         processors=int(limits["cpus"]) if held.get("cpus") == PINNED else 0,
     )
 

@@ -61,6 +61,8 @@ class SubprocessRunner:
         if untrusted:
             sandbox_for(request)
         lacking = set(request.limits.asked()) - set(self._mechanisms(request))
+        if request.container.gpus:  # only CUDA_VISIBLE_DEVICES is set, and code may set it anew
+            lacking.add("gpus")
         if lacking and (untrusted or not request.limits.best_effort):
             remedy = "Run where control groups are writable, or use --runner docker"
             raise LimitNotHeld(lacking, self.name, remedy, or_without=not untrusted)

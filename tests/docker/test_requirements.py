@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
 from nodetool_jupyter import places
 from nodetool_jupyter.containers import ContainerOptions
-from nodetool_jupyter.events import NodeProgress
+from nodetool_jupyter.events import AnyEvent, NodeProgress
 from nodetool_jupyter.jobs import Job, JobStatus, Profile, Reason
 from nodetool_jupyter.runners.base import WorkerNotStarted
 from nodetool_jupyter.runners.docker import wheels
@@ -22,6 +23,8 @@ from tests.docker.packages import offline, sdist, wheel
 from tests.engine import images
 from tests.engine.private import Engine, until
 from tests.workflows.seeing import of, text
+
+LONG_GUARD_SECONDS = 300.0
 
 
 @pytest.fixture
@@ -51,12 +54,21 @@ def built(client: docker.DockerClient) -> list[str]:
     return [image["Id"] for image in client.api.images(filters={"label": "nodetool.built"})]
 
 
+def end(jobs: Jobs, job: Job) -> tuple[Job, list[AnyEvent]]:
+    """Wait for it, longer than for others: pip is slow on a machine that is busy."""
+    return jobs.manager.wait(job.id, LONG_GUARD_SECONDS), jobs.manager.events(job.id)
+
+
+def run(jobs: Jobs, code: str, **fields: Any) -> tuple[Job, list[AnyEvent]]:
+    return end(jobs, jobs.submit(code, **fields))
+
+
 def wanting(*lines: str, image: str = "") -> ContainerOptions:
     return ContainerOptions(image=image, requirements=lines)
 
 
 def test_a_job_finds_its_packages_and_what_they_need(jobs: Jobs) -> None:
-    job, events = jobs.run("import alpha, beta\nprint(alpha.VERSION, beta.VERSION)", container=wanting("alpha"))
+    job, events = run(jobs, "import alpha, beta\nprint(alpha.VERSION, beta.VERSION)", container=wanting("alpha"))
     assert (job.status, text(events)) == (JobStatus.COMPLETED, "1.0 1.0\n"), job.message
     bars = [event for event in of(events, NodeProgress) if event.node_id == "image"]
     assert bars[-1].closed
@@ -64,26 +76,26 @@ def test_a_job_finds_its_packages_and_what_they_need(jobs: Jobs) -> None:
 
 
 def test_the_image_is_built_once_for_what_goes_in(jobs: Jobs, docker_client: docker.DockerClient) -> None:
-    first, events = jobs.run("import alpha", container=wanting("alpha", "beta"))
-    again, later = jobs.run("import beta", container=wanting("beta", "alpha"))
+    first, events = run(jobs, "import alpha", container=wanting("alpha", "beta"))
+    again, later = run(jobs, "import beta", container=wanting("beta", "alpha"))
     assert [first.status, again.status] == [JobStatus.COMPLETED] * 2
     assert not [event for event in of(later, NodeProgress) if event.node_id == "image"]
     assert isolation(events).details["built"] == isolation(later).details["built"]
     assert len(built(docker_client)) == 1
-    other, _ = jobs.run("import alpha; assert alpha.VERSION == '0.9'", container=wanting("alpha==0.9"))
+    other, _ = run(jobs, "import alpha; assert alpha.VERSION == '0.9'", container=wanting("alpha==0.9"))
     assert other.status is JobStatus.COMPLETED
     assert len(built(docker_client)) == 2
 
 
 def test_two_jobs_at_once_build_one_image(jobs: Jobs, docker_client: docker.DockerClient) -> None:
     both = [jobs.submit("import alpha", container=wanting("alpha")) for _ in range(2)]
-    assert [jobs.end(job)[0].status for job in both] == [JobStatus.COMPLETED] * 2
+    assert [end(jobs, job)[0].status for job in both] == [JobStatus.COMPLETED] * 2
     assert len(built(docker_client)) == 1
 
 
 def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_client: docker.DockerClient) -> None:
     """Containers take on an image's labels: one that named an owner would have a person's containers swept."""
-    jobs.run("1", container=wanting("alpha"))
+    run(jobs, "1", container=wanting("alpha"))
     [image] = built(docker_client)
     found = docker_client.api.inspect_image(image)
     labels = found["Config"]["Labels"]
@@ -96,24 +108,26 @@ def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_clie
 
 @pytest.mark.parametrize("image", ["nodetool-test:user", "nodetool-test:workdir"])
 def test_what_the_base_image_declares_stays(jobs: Jobs, docker_client: docker.DockerClient, image: str) -> None:
-    job, _ = jobs.run("import alpha", container=wanting("alpha", image=image))
+    job, _ = run(jobs, "import alpha", container=wanting("alpha", image=image))
     assert job.status is JobStatus.COMPLETED, job.message
     [made] = built(docker_client)
     now, base = (docker_client.api.inspect_image(name)["Config"] for name in (made, image))
     assert now["User"] in (base["User"], "0:0" if not base["User"] else "")
-    assert {**now, "Labels": None, "User": None} == {**base, "Labels": None, "User": None}
+    same = {"Labels": None, "User": None, "Entrypoint": None}
+    assert not now["Entrypoint"]
+    assert {**now, **same} == {**base, **same}
 
 
 def test_untrusted_code_has_packages_too(jobs: Jobs) -> None:
-    job, _ = jobs.run("import alpha", profile=Profile.UNTRUSTED, container=wanting("alpha"))
+    job, _ = run(jobs, "import alpha", profile=Profile.UNTRUSTED, container=wanting("alpha"))
     assert job.status is JobStatus.COMPLETED, job.message
 
 
 def test_a_hash_that_does_not_fit_is_refused_before_anything_is_installed(jobs: Jobs, index: Path) -> None:
     right = hashlib.sha256((index / "alpha-0.9-py3-none-any.whl").read_bytes()).hexdigest()
-    job, _ = jobs.run("import alpha", container=wanting(f"alpha==0.9 --hash=sha256:{right}"))
+    job, _ = run(jobs, "import alpha", container=wanting(f"alpha==0.9 --hash=sha256:{right}"))
     assert job.status is JobStatus.COMPLETED, job.message
-    job, _ = jobs.run("import alpha", container=wanting(f"alpha==0.9 --hash=sha256:{'0' * 64}"))
+    job, _ = run(jobs, "import alpha", container=wanting(f"alpha==0.9 --hash=sha256:{'0' * 64}"))
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in job.message
 
 
@@ -130,7 +144,7 @@ def test_a_hash_that_does_not_fit_is_refused_before_anything_is_installed(jobs: 
 def test_what_can_not_be_had_is_named_in_one_sentence(
     jobs: Jobs, docker_client: docker.DockerClient, tmp_path: Path, line: str, said: str
 ) -> None:
-    job, _ = jobs.run("1", container=wanting(line))
+    job, _ = run(jobs, "1", container=wanting(line))
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
     assert job.message.startswith(said)
     assert not (tmp_path / "ran").exists(), "a package's setup.py ran on this machine"
@@ -140,7 +154,7 @@ def test_what_can_not_be_had_is_named_in_one_sentence(
 def test_an_image_without_python_is_named(jobs: Jobs, docker_client: docker.DockerClient) -> None:
     docker_client.api.import_image_from_data(_empty_tar(), repository="nodetool-test", tag="empty")
     try:
-        job, _ = jobs.run("1", container=wanting("alpha", image="nodetool-test:empty"))
+        job, _ = run(jobs, "1", container=wanting("alpha", image="nodetool-test:empty"))
     finally:
         docker_client.api.remove_image("nodetool-test:empty")
     assert job.message.startswith("Image 'nodetool-test:empty' has no python3 that could take the requirements.")
@@ -153,7 +167,7 @@ def test_a_job_cancelled_while_wheels_are_fetched_leaves_nothing(
     job = jobs.submit("1", container=wanting("alpha"))
     until(lambda: shown(jobs, job, "image: fetch alpha"), "pip runs")
     jobs.manager.cancel(job.id)
-    assert jobs.end(job)[0].status is JobStatus.CANCELLED
+    assert end(jobs, job)[0].status is JobStatus.CANCELLED
     left_nothing(jobs, docker_client, job)
 
 
@@ -164,7 +178,7 @@ def test_a_job_cancelled_while_packages_are_installed_leaves_nothing(
     job = jobs.submit("1", container=wanting("alpha"))
     until(lambda: shown(jobs, job, "image: install 2 wheels") and jobs.containers(), "it installs")
     jobs.manager.cancel(job.id)
-    assert jobs.end(job)[0].status is JobStatus.CANCELLED
+    assert end(jobs, job)[0].status is JobStatus.CANCELLED
     left_nothing(jobs, docker_client, job)
 
 
@@ -174,7 +188,7 @@ def test_an_installation_that_fails_is_told_and_leaves_nothing(
     monkeypatch.setattr(
         "nodetool_jupyter.runners.docker.built._INSTALL", ["sh", "-c", "echo 'ERROR: No space left.' >&2; exit 1"]
     )
-    job, _ = jobs.run("1", container=wanting("alpha"))
+    job, _ = run(jobs, "1", container=wanting("alpha"))
     assert job.message.startswith("The requirements can't be installed into the image: No space left.")
     left_nothing(jobs, docker_client, job)
 
@@ -184,14 +198,15 @@ def test_installing_has_no_network_and_no_rights(
 ) -> None:
     monkeypatch.setattr("nodetool_jupyter.runners.docker.built._INSTALL", ["sleep", "1000"])
     job = jobs.submit("1", container=wanting("alpha"))
-    [container] = until(jobs.containers, "it installs")
+    until(lambda: shown(jobs, job, "image: install 2 wheels"), "it installs")
+    [container] = jobs.containers()
     found = docker_client.api.inspect_container(container)
     host = found["HostConfig"]
     assert (host["NetworkMode"], host["CapDrop"], host["Privileged"]) == ("none", ["ALL"], False)
     assert host["SecurityOpt"] == ["no-new-privileges=true"]
     assert [(mount["Type"], mount["Destination"]) for mount in found["Mounts"]] == [("volume", "/mnt")]
     jobs.manager.cancel(job.id)
-    jobs.end(job)
+    end(jobs, job)
 
 
 def test_without_pip_nothing_is_started(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +235,7 @@ def test_an_image_with_musl_gets_wheels_for_musl(index: Path, environ: dict[str,
     wheel(index, "eta", tag="cp312-cp312-musllinux_1_2_x86_64")
     wheel(index, "theta", tag="cp312-cp312-manylinux_2_17_x86_64")
     assert names(index, environ, tmp_path, image, "eta") == ["eta-1.0-cp312-cp312-musllinux_1_2_x86_64.whl"]
-    with pytest.raises(WorkerNotStarted, match=r"'theta' has a wheel for Python 3\.12 on x86_64 \(musl\)"):
+    with pytest.raises(WorkerNotStarted, match=r"fits 'theta' has a wheel for Python 3\.12 on x86_64 \(musl\)"):
         names(index, environ, tmp_path, image, "theta")
 
 

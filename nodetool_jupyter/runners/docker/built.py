@@ -180,7 +180,6 @@ class _container:  # noqa: N801 - used as a block
             "Entrypoint": [],
             "Cmd": _INSTALL,
             "User": "0:0",
-            "WorkingDir": "/",
             "Labels": dict(labels),
             "HostConfig": dict(_HOST),
         }

@@ -141,9 +141,10 @@ class Images:
     def remarks(self, image: Image, options: ContainerOptions) -> list[str]:
         """What should be said once about an image: that its name may come to mean another, or already does."""
         if not is_pinned(image.name):
-            plain = image.name.partition(":")[0]
+            plain = _split_tag(image.name)[0]
             return [f"Image {image.name!r} has no tag that stays the same. Pin one, as in {plain}:1.2.3."]
         if options.pinned:
+            self._known.pop(options.image or default_image(), None)  # as it is now, not some seconds ago
             now = self.find(msgspec.structs.replace(options, pinned=""))
             if now is not None and now.id != image.id:
                 return [

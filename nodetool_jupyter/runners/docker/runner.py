@@ -27,7 +27,7 @@ from ..process_worker import value_frame
 from ..run_frame import run_frame
 from . import gpus, leftovers, wheels
 from .boxes import Box, close_box, hand_out, open_box
-from .built import Builder
+from .built import BUILT_LABEL, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .images import Image, Images
@@ -37,6 +37,7 @@ from .pool import StandbyPool
 from .probe import probe
 from .refusals import check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
+from .versions import Finding, look_into
 from .watch import Watch
 from .worker import DockerWorker
 
@@ -118,11 +119,23 @@ class DockerRunner:
             image = self.images.find(request.container)
             if image is None:
                 return ""
-            if not self.images.python_of(image):
-                self.images.learn(image.id, probe(self.engine, image.id, self._labels).version)
-            return other_python(self.images.python_of(image))
+            return other_python(self.python_of(image))
         except EngineRefused:
             return ""
+
+    def python_of(self, image: Image) -> str:
+        """The version of an image's Python, asked once; "" when it has none. Raises `EngineUnavailable`."""
+        if not self.images.python_of(image):
+            self.images.learn(image.id, probe(self.engine, image.id, self._labels).version)
+        return self.images.python_of(image)
+
+    def look_into(self, image_id: str) -> tuple[Finding, ...]:
+        """The GPU software in an image. Blocks. Raises `EngineUnavailable`, `EngineRefused`."""
+        return look_into(self.engine, image_id, self._labels)
+
+    def built_images(self) -> list[dict[str, Any]]:
+        """The images that were built for requirements, as the engine lists them. Raises `EngineUnavailable`."""
+        return list(self.engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})))
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
         """See `Runner.launch`."""

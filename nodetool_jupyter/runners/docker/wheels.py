@@ -32,6 +32,7 @@ sys.exit(main())
 _QUIET = ["--no-input", "--disable-pip-version-check"]
 _COLLECTING = re.compile(r"\s*(?:Collecting|Downloading) ([A-Za-z0-9][A-Za-z0-9._-]*)")
 _NOT_FOUND = re.compile(r"No matching distribution found for (.+?)(?: \(from .*)?$")
+_SKIPPED = re.compile(r"Skipping link: (none of the wheel's tags|No sources permitted)|Found link|requires a different")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOTHING = "Nothing was left behind."
 
@@ -167,8 +168,9 @@ def _why(said: str, python: Python, environ: Mapping[str, str], folder: Path, st
         last = (errors or said.splitlines() or ["it said nothing"])[-1].strip().rstrip(".")
         return f"The wheels can't be fetched: {last}. Change --requirements, or look at the network. {_NOTHING}"
     name = found[0] if (found := _NAME.match(missing)) else missing
-    listed = _pip(["index", "versions", name, "--pre"], python, environ, cwd=folder, stop=stop)
-    if listed is not None:
+    arguments = ["download", "-vv", "--no-deps", "--only-binary=:all:", "-d", str(folder), name, *_target(python)]
+    told = _pip(arguments, python, environ, cwd=folder, stop=stop)
+    if told is not None and not _SKIPPED.search(told):
         return f"There is no package {name!r} where pip looks. Check how it is spelled in --requirements. {_NOTHING}"
     return (
         f"Nothing that fits {missing!r} has a wheel for {python.name}, and nothing is built from source here. "

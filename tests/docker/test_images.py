@@ -1,0 +1,209 @@
+"""Which image a job gets: fetched from a real registry when it should be, and the same one again for a rerun."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker
+import pytest
+
+from nodetool_jupyter.containers import ContainerOptions
+from nodetool_jupyter.events import NodeProgress, Notification
+from nodetool_jupyter.jobs import JobStatus, Reason
+from nodetool_jupyter.runners.docker.images import ImageMissing
+from tests.docker.jobs import Jobs, isolation, jobs_on
+from tests.docker.registry import free_port, push, registry
+from tests.engine import images, private
+from tests.engine.private import Engine, until
+from tests.workflows.seeing import of, text
+
+MARK = "print(open('/srv/mark').read())"
+LAYER_BYTES = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def address(run_engine: private.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry with `test/python:1`, which is not in the engine."""
+    with registry(tmp_path_factory.mktemp("registry")) as found, run_engine.client() as client:
+        _publish(client, f"{found}/test/python:1", "one")
+        yield found
+
+
+@pytest.fixture
+def jobs(engine: Engine, environ: dict[str, str], address: str, docker_client: docker.DockerClient) -> Iterator[Jobs]:
+    with jobs_on(engine, environ) as found:
+        yield found
+    for image in docker_client.api.images():
+        names = [*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())]
+        if any("/test/" in name for name in names):
+            docker_client.api.remove_image(image["Id"], force=True)
+
+
+def test_an_image_that_is_missing_is_fetched_once_with_progress_and_its_digest_is_kept(
+    jobs: Jobs, address: str, docker_client: docker.DockerClient
+) -> None:
+    wanted = ContainerOptions(image=f"{address}/test/python:1")
+    job, events = jobs.run(MARK, container=wanted)
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "one\n"), job.message
+    bars = [event for event in of(events, NodeProgress) if event.node_id == "pull"]
+    assert [bars[-1].closed, bars[-1].label] == [True, f"pull {address}/test/python:1"]
+    assert any(bar.unit == "B" and (bar.total or 0) >= LAYER_BYTES for bar in bars)
+    details = isolation(events).details
+    found = docker_client.api.inspect_image(wanted.image)
+    assert details["image"] == wanted.image
+    assert details["image_id"] == found["Id"]
+    assert found["RepoDigests"] == [f"{address}/test/python@{details['digest']}"]
+    again, later = jobs.run(MARK, container=wanted)
+    assert again.status is JobStatus.COMPLETED
+    assert not of(later, NodeProgress)
+
+
+def test_never_means_that_nothing_is_started_without_the_image(jobs: Jobs, address: str) -> None:
+    with pytest.raises(ImageMissing, match=r"is not on this machine\. Pull it yourself \(docker pull "):
+        jobs.submit(MARK, container=ContainerOptions(image=f"{address}/test/python:1", pull="never"))
+
+
+def test_always_takes_what_the_tag_means_now(jobs: Jobs, address: str, docker_client: docker.DockerClient) -> None:
+    wanted = ContainerOptions(image=f"{address}/test/moving:1")
+    _publish(docker_client, wanted.image, "one")
+    assert text(jobs.run(MARK, container=wanted)[1]) == "one\n"
+    docker_client.api.remove_image(wanted.image)
+    _publish(docker_client, wanted.image, "two")
+    always = ContainerOptions(image=wanted.image, pull="always")
+    assert text(jobs.run(MARK, container=always)[1]) == "two\n"
+
+
+def test_a_digest_is_taken_as_it_is_also_when_always_is_asked_for(
+    jobs: Jobs, address: str, docker_client: docker.DockerClient
+) -> None:
+    digest = _publish(docker_client, f"{address}/test/digest:1", "by digest")
+    wanted = ContainerOptions(image=f"{address}/test/digest@{digest}", pull="always")
+    job, events = jobs.run(MARK, container=wanted)
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "by digest\n"), job.message
+    assert isolation(events).details["digest"] == digest
+    assert not of(events, Notification)
+
+
+def test_a_tag_that_moves_is_said_once(jobs: Jobs, address: str, docker_client: docker.DockerClient) -> None:
+    _publish(docker_client, f"{address}/test/plain:latest", "latest")
+    said = []
+    for name in (f"{address}/test/plain", f"{address}/test/plain", f"{address}/test/plain:latest"):
+        _, events = jobs.run(MARK, container=ContainerOptions(image=name))
+        said.append([note.content for note in of(events, Notification)])
+    assert [len(one) for one in said] == [1, 0, 1]
+    assert said[0] == [
+        f"Image '{address}/test/plain' has no tag that stays the same. Pin one, as in {address}/test/plain:1.2.3."
+    ]
+
+
+def test_an_image_that_nobody_has_is_a_sentence(jobs: Jobs, address: str) -> None:
+    job, _ = jobs.run("1", container=ContainerOptions(image=f"{address}/test/nothing:1"))
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert job.message.startswith(f"Image '{address}/test/nothing:1' can't be pulled: ")
+    assert "Check the name and the tag" in job.message
+
+
+def test_a_registry_that_is_down_is_a_sentence(jobs: Jobs) -> None:
+    name = f"127.0.0.1:{free_port()}/test/python:1"
+    job, _ = jobs.run("1", container=ContainerOptions(image=name))
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert "connection refused. Check the network, or load the image by hand and use --pull never." in job.message
+
+
+def test_a_job_cancelled_while_its_image_is_fetched_leaves_nothing(
+    jobs: Jobs, docker_client: docker.DockerClient
+) -> None:
+    with stalling_registry() as name:
+        job = jobs.submit("1", container=ContainerOptions(image=name))
+        until(lambda: of(jobs.manager.events(job.id), NodeProgress), "bytes come")
+        jobs.manager.cancel(job.id)
+        assert jobs.end(job)[0].status is JobStatus.CANCELLED
+    assert not jobs.containers()
+    assert not docker_client.images.list(name)
+
+
+@contextmanager
+def stalling_registry() -> Iterator[str]:
+    """The name of an image whose one layer comes by half and no further."""
+    layer = os.urandom(LAYER_BYTES)
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]}}
+    )
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": kind,
+            "config": {"mediaType": "application/vnd.docker.container.image.v1+json",
+                       "size": len(config), "digest": _digest(config.encode())},
+            "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                        "size": len(layer), "digest": _digest(layer)}],
+        }
+    ).encode()  # fmt: skip
+    over = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = {"manifests": manifest, "blobs": layer}.get(self.path.split("/")[-2], b"{}")
+            body = config.encode() if self.path.endswith(_digest(config.encode())) else body
+            self.send_response(200)
+            self.send_header("Content-Type", kind if body is manifest else "application/octet-stream")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Docker-Content-Digest", _digest(body))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body[: len(layer) // 2] if body is layer else body)
+                self.wfile.flush()
+            if body is layer:
+                over.wait(private.GUARD_SECONDS)
+
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *arguments: object) -> None:
+            return None
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}/test/stalls:1"
+        finally:
+            over.set()
+            server.shutdown()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _publish(client: docker.DockerClient, name: str, mark: str) -> str:
+    """Put an image with a mark and a layer of its own into the registry; the engine doesn't have it then."""
+    container = client.api.create_container(images.IMAGE, ["true"])
+    try:
+        client.api.put_archive(container, "/srv", _tar({"mark": mark.encode(), "noise": os.urandom(LAYER_BYTES)}))
+        repository, tag = name.rsplit(":", 1)
+        made = client.api.commit(container, repository, tag, changes=images.BASE)
+    finally:
+        client.api.remove_container(container)
+    try:
+        return push(client, made["Id"], name)
+    except BaseException:
+        client.api.remove_image(name)
+        raise
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return written.getvalue()
