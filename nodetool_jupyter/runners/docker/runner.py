@@ -65,6 +65,7 @@ class DockerRunner:
         self._slots = count()
         self._workers: set[DockerWorker] = set()
         self._left: set[str] = set()
+        self._starting = 0
         self._noted: set[str] = set()
         self._network = ""
 
@@ -153,6 +154,8 @@ class DockerRunner:
             loop.call_soon_threadsafe(parcel.report, event)
 
         future = loop.run_in_executor(self._executor, self._start, job, say, leases, stop)
+        self._starting += 1
+        future.add_done_callback(self._has_started)
         try:
             spec, key, box, image = await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -164,8 +167,16 @@ class DockerRunner:
             raise
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
             # a little later: what the job does first is not to wait for the engine's work on the next container
-            loop.call_later(_REFILL_AFTER_SECONDS, self._pool.refill, key, self._maker(job.request, spec))
+            loop.call_later(_REFILL_AFTER_SECONDS, self._refill, key, self._maker(job.request, spec))
         return box, image
+
+    def _has_started(self, _: object) -> None:
+        self._starting -= 1
+
+    def _refill(self, key: str, make: Callable[[], Box]) -> None:
+        """Have a container wait, unless jobs start meanwhile: they go first, and the last of them does the same."""
+        if self._pool is not None and not self._starting:
+            self._pool.refill(key, make)
 
     def _start(
         self, job: Job, say: Callable[[Report], None], leases: ExitStack, stop: CallOff
