@@ -88,7 +88,7 @@ def test_background_waits_at_the_end_of_its_cell_when_noninteractive(shell: Inte
         ("%%nodetool -m 2x\n1", "--memory '2x' is not a size."),
         ("%%nodetool\n\n  ", "The cell is empty below %%nodetool."),
         ("%%nodetool -i nope\n1", "--in names 'nope', and the kernel has no such variable."),
-        ("%%nodetool -r podman\n1", "There is no runner 'podman'. Choose one of: subprocess, threaded."),
+        ("%%nodetool -r podman\n1", "There is no runner 'podman'. Choose one of: docker, subprocess, threaded."),
         ("%%nodetool\nx = 1\nx = = 2", "Line 3 of the cell is not valid Python: invalid syntax."),
         ("%%nodetool -e NOT_THERE -r subprocess\n1", "-e NOT_THERE: the kernel's environment has no 'NOT_THERE'."),
         ("%%nodetool --secret NOT_THERE -r subprocess\n1", "--secret NOT_THERE:"),
@@ -143,7 +143,7 @@ def test_a_dry_run_says_what_would_happen_and_starts_nothing(
         "runner      subprocess",
         "rows (list",
         "math",
-        "wall_seconds 5:00, timer",
+        "time 5:00 (timer)",
         "y, the last",
         "Nothing was started.",
     ):
@@ -335,7 +335,7 @@ def test_a_limit_that_is_not_held_on_request_is_said(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(shell, "%%nodetool -m 1g --best-effort\n1")
-    assert capsys.readouterr().out == "1\n✔ cell · threaded\n  warning: Not held here: memory_bytes.\n"
+    assert capsys.readouterr().out == "1\n✔ cell · threaded\n  warning: Not held here: memory.\n"
 
 
 def test_what_the_manager_found_at_its_start_is_said_once(
