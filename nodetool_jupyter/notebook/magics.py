@@ -37,6 +37,16 @@ class NodetoolMagics(Magics):
     thread_pool_size = _setting("thread_pool_size")
     max_workflow_threads = _setting("max_workflow_threads")
     database_url = _setting("database_url")
+    docker_max_jobs = _setting("docker_max_jobs")
+    docker_image = _setting("docker_image")
+    docker_pull = _setting("docker_pull")
+    docker_memory = _setting("docker_memory")
+    docker_cpus = _setting("docker_cpus")
+    docker_pids = _setting("docker_pids")
+    docker_shm_size = _setting("docker_shm_size")
+    docker_user = _setting("docker_user")
+    docker_gpus = _setting("docker_gpus")
+    docker_network = _setting("docker_network")
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell=shell)
@@ -47,15 +57,19 @@ class NodetoolMagics(Magics):
     @magic_arguments("%nodetool")  # type: ignore[no-untyped-call,untyped-decorator]  # IPython's
     @with_options
     def cell(self, line: str, cell: str) -> None:
-        """Run this cell as a job: in a thread of the kernel, or in a process of its own.
+        """Run this cell as a job: in a thread of the kernel, in a process or in a container of its own.
 
         The cell keeps working as a cell: the last expression is shown, plots and `display()` appear, `await`,
         `!commands` and magics work, and it fails when the job fails. Stop it with the interrupt button or
-        with Cancel on its card. `_job` is the job's handle. In a process, the variables that the cell
-        reads are sent along, and those named by --out come back:
+        with Cancel on its card. `_job` is the job's handle. Outside of the kernel, the variables that the
+        cell reads are sent along, and those named by --out come back:
 
             %%nodetool --runner subprocess --memory 2g --out model
             model = train(data)
+
+        A container sees no network and no file of yours; the options marked (docker) open what it needs:
+
+            %%nodetool --runner docker --image python:3.12-slim -v ./data:/data:ro --cpus 2
 
         `%nodetool` looks after jobs: `%nodetool?`.
         """

@@ -79,7 +79,7 @@ def _files(details: Mapping[str, Any]) -> str:
     if not mounts:
         return "none of your files"
     only = ", read-only" * all(str(mount).endswith(":ro") for mount in mounts)
-    return f"{len(mounts)} of your folders{only}" if len(mounts) > 1 else f"1 of your folders{only}"
+    return f"{len(mounts)} mount{'s' * (len(mounts) > 1)} of your files{only}"
 
 
 def isolation_rows(found: Isolation, asked: ResourceLimits) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ import ctypes
 import errno
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -41,6 +42,7 @@ WINDOW_BYTES = 96 << 10
 PART_BYTES = 1 << 10
 """What a part counts beside its bytes, for what a socket needs to hold a short one."""
 _CHUNK = 64 << 10
+_AT_ONCE_SECONDS = 0.05
 _MOST_WAITING = 1 << 20
 _DRAIN_SECONDS = 1.0
 _NUDGE_SECONDS = 0.05
@@ -55,7 +57,7 @@ def main(profile: str) -> None:
     """Fork the worker and pump until it has ended; never returns. Does nothing outside of a container."""
     if not in_container():
         sys.exit("it is not in a container of its own, and would signal every process of this machine")
-    _preload()
+    _preload(profile)
     if profile == "untrusted":
         from . import seccomp
 
@@ -74,13 +76,22 @@ def main(profile: str) -> None:
     Pump(child, channel, [read for read, _ in pipes]).run()
 
 
-def _preload() -> None:
+def _preload(profile: str) -> None:
     """Import what a worker may need: its code may close every descriptor, that of our archive among them."""
     from . import cell, channel, pickled, process, tracebacks  # noqa: F401
     from .execute import attempt
 
-    attempt(__import__, "cloudpickle")
+    if profile == "trusted":  # only then pickles come out, after the job's code
+        attempt(__import__, "cloudpickle")
     compile("pass", "<warm>", "exec")
+
+
+def _use_the_wait(channel: int) -> None:
+    """Import in a container that waits for a job what takes as long as all the rest, and few jobs need."""
+    from .execute import attempt
+
+    if not select.select([channel], [], [], _AT_ONCE_SECONDS)[0]:
+        attempt(__import__, "cloudpickle")
 
 
 def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
@@ -97,7 +108,7 @@ def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
     sys.path[:] = ["", *asked, *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
     from .main import main as work
 
-    work(3)
+    work(3, meanwhile=_use_the_wait)
     raise AssertionError("a worker ends with its process")
 
 

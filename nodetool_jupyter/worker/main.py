@@ -9,15 +9,19 @@ from . import PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .current import Report
 
 _OUT_OF_THE_WAY = 63
 
 
-def main(fd: int) -> None:
-    """Run the one job that the parent sends on this channel; never returns."""
+def main(fd: int, meanwhile: Callable[[int], None] | None = None) -> None:
+    """Run the one job that the parent sends on this channel; never returns. `meanwhile` may use the wait for it."""
     fd = _keep_private(fd)
     _say_ready(fd)
+    if meanwhile is not None:
+        meanwhile(fd)
     from .channel import Channel
 
     channel = Channel(fd)

@@ -143,7 +143,7 @@ def test_a_dry_run_says_what_would_happen_and_starts_nothing(
         "runner      subprocess",
         "rows (list",
         "math",
-        "wall_seconds 5:00, timer",
+        "time 5:00 (timer)",
         "y, the last",
         "Nothing was started.",
     ):
@@ -335,7 +335,7 @@ def test_a_limit_that_is_not_held_on_request_is_said(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(shell, "%%nodetool -m 1g --best-effort\n1")
-    assert capsys.readouterr().out == "1\n✔ cell · threaded\n  warning: Not held here: memory_bytes.\n"
+    assert capsys.readouterr().out == "1\n✔ cell · threaded\n  warning: Not held here: memory.\n"
 
 
 def test_what_the_manager_found_at_its_start_is_said_once(

@@ -76,6 +76,7 @@ class DockerRunner:
         self._slots = count()
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
         self._watch = Watch(self.engine, label=label, ended=self._engine_ended)
+        self._starting = 0
         self._noted: set[str] = set()
         self._network = ""
         self._network_lock = threading.Lock()
@@ -176,6 +177,8 @@ class DockerRunner:
 
         stop = CallOff()
         start = self._executor.submit(self._start, job, say, stop, loop)
+        self._starting += 1
+        start.add_done_callback(lambda done: loop.call_soon_threadsafe(self._has_started))
         try:
             started = await asyncio.shield(asyncio.wrap_future(start))
         except asyncio.CancelledError:
@@ -186,7 +189,7 @@ class DockerRunner:
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
             # a little later: what the job does first is not to wait for the engine's work on the next container
             make = self._maker(job.request, started.spec)
-            loop.call_later(_REFILL_AFTER_SECONDS, self._pool.refill, started.key, make)
+            loop.call_later(_REFILL_AFTER_SECONDS, self._refill, started.key, make)
         return started
 
     async def _undone(self, start: Future[_Started]) -> None:
@@ -210,6 +213,14 @@ class DockerRunner:
                 await self.engine.call(lambda client: client.ping(), seconds=CHECK_SECONDS)
             except (EngineUnavailable, EngineRefused):
                 raise WorkerNotGone(_NOT_UNDONE) from None
+
+    def _has_started(self) -> None:
+        self._starting -= 1
+
+    def _refill(self, key: str, make: Callable[[CallOff], Box]) -> None:
+        """Have a container wait, unless jobs start meanwhile: they go first, and the last of them does the same."""
+        if self._pool is not None and not self._starting:
+            self._pool.refill(key, make)
 
     def _start(
         self, job: Job, say: Callable[[Report], None], stop: CallOff, loop: asyncio.AbstractEventLoop
