@@ -261,6 +261,8 @@ def _others() -> list[int]:
 
 
 def _signal_all(number: int) -> None:
+    if os.readlink("/proc/self/ns/pid") == "pid:[4026531836]":  # not in a container: all would be this machine's
+        return
     try:
         os.kill(-1, number)
     except OSError:

@@ -1,4 +1,4 @@
-"""The engine stops, dies, freezes and loses answers; containers are ended from outside. Nothing is left, nothing lies."""
+"""The engine stops, dies, freezes and loses answers; containers are ended from outside. Nothing is left behind."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def broken(faulty_engine: Engine) -> Iterator[Engine]:
     """The engine of this file; whatever the test did to it, in the end nothing of ours may be in it."""
     yield faulty_engine
     faulty_engine.start()
+    faulty_engine.thaw()
     eventually_empty(faulty_engine)
 
 
@@ -106,7 +107,7 @@ def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(doomed: Jobs, br
     broken.freeze()
     before = len(doomed.manager.find())
     for _ in range(4):
-        with pytest.raises(EngineUnavailable, match="did not answer.* choose another --runner"):
+        with pytest.raises(EngineUnavailable, match=r"did not answer.* choose another --runner"):
             doomed.submit("1")
     assert len(doomed.manager.find()) == before
     assert doomed.manager.runner("docker").engine.silent  # type: ignore[attr-defined]
@@ -148,7 +149,9 @@ def test_a_manager_that_closes_while_its_engine_is_stopped_has_its_containers_re
     eventually_empty(broken)
 
 
-def test_a_container_whose_answer_was_lost_is_taken_over(engine: Engine, environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_container_whose_answer_was_lost_is_taken_over(
+    engine: Engine, environ: dict[str, str], tmp_path: Path
+) -> None:
     proxy = Proxy(engine.url, tmp_path)
     try:
         with jobs_on(proxy.url, environ) as jobs:
@@ -203,7 +206,7 @@ def test_out_of_memory_is_told_from_a_kill(jobs: Jobs) -> None:
 def test_a_job_survives_a_child_that_ran_out_of_memory_and_says_so(jobs: Jobs) -> None:
     code = """
 import subprocess, sys
-eats = "open('/proc/self/oom_score_adj', 'w').write('1000')\\nx = bytearray(500 << 20)\\nfor n in range(0, len(x), 4096): x[n] = 1"
+eats = "open('/proc/self/oom_score_adj', 'w').write('1000')\\nx = b'x' * (500 << 20)"
 subprocess.run([sys.executable, "-c", eats]).returncode
 """
     ended = jobs.run(code, limits=ResourceLimits(memory_bytes=96 << 20))

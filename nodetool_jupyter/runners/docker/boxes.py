@@ -178,7 +178,7 @@ def _attach(client: APIClient, container: str) -> socket.socket:
     )
     try:
         line.open()
-        if isinstance(line.socket, socket.socket):
+        if isinstance(line.stream, socket.socket):
             return line.detach()
     finally:
         line.end()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHECK_SECONDS, SHORT_SECONDS, LONG_SECONDS = 3.0, 10.0, 60.0
-_FACTS_SECONDS = 5.0
+_FACTS_SECONDS, _HEARD_SECONDS = 60.0, 0.5
 _OLDEST_API = (1, 41)
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
@@ -82,7 +82,7 @@ class Engine:
         self._lock = threading.Lock()
         self._facts: tuple[float, Mapping[str, Any]] | None = None
         self._missed = 0
-        self._missed_at = 0.0
+        self._missed_at = self._heard = 0.0
         self._limiter: anyio.CapacityLimiter | None = None
         self._closed = False
         self.left = Removal(self._try_to_remove)
@@ -103,9 +103,11 @@ class Engine:
         return os.access(path, os.R_OK | os.W_OK) if path else True
 
     def facts(self) -> Mapping[str, Any]:
-        """What the engine says of itself, not older than some seconds. Raises `EngineUnavailable`."""
+        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`."""
         found = self._facts
         if found is not None and time.monotonic() - found[0] < _FACTS_SECONDS:
+            if time.monotonic() - self._heard > _HEARD_SECONDS:
+                self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
             return found[1]
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
@@ -116,12 +118,6 @@ class Engine:
     def forget(self) -> None:
         """Ask anew what it is: it may be another by now."""
         self._facts = None
-
-    def answered(self) -> None:
-        """It lives: something was heard from it just now."""
-        found = self._facts
-        if found is not None:
-            self._facts = time.monotonic(), found[1]
 
     def ask(self, call: Callable[[APIClient], T], *, seconds: float = SHORT_SECONDS) -> T:
         """The engine's answer, from this thread. Raises `EngineUnavailable`, `EngineRefused`."""
@@ -142,6 +138,7 @@ class Engine:
             self._facts = None
             raise self._unreachable(error, seconds) from None
         self._missed = 0
+        self._heard = time.monotonic()
         return answer
 
     async def call(self, call: Callable[[APIClient], T], *, seconds: float = SHORT_SECONDS) -> T:
@@ -166,6 +163,15 @@ class Engine:
             return False
         return True
 
+    def give_up(self) -> None:
+        """Make no more calls, and hang up those that are under way, as far as it is an engine of this machine."""
+        with self._lock:
+            self._closed = True
+            clients = list(self._clients.values())
+        for client in clients:
+            if self.local_socket:
+                client.get_adapter(client.base_url).hang_up()
+
     def close(self) -> None:
         """Close the connections that are kept."""
         with self._lock:
@@ -180,26 +186,38 @@ class Engine:
                 raise EngineUnavailable("this manager is closed", "Make a new one")
             if (client := self._clients.get(seconds)) is not None:
                 return client
-        from docker import APIClient
-        from docker.utils import kwargs_from_env
-
-        made = APIClient(
-            **kwargs_from_env(environment=self._environ), version="auto", timeout=seconds, num_pools=_THREADS
-        )
-        found = tuple(int(part) for part in made.api_version.split("."))
-        if found < _OLDEST_API:
-            made.close()
-            oldest = ".".join(map(str, _OLDEST_API))
-            raise EngineUnavailable(
-                f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
-                "Install Docker 20.10 or newer",
-            )
+        made = self._new_client(seconds)
         with self._lock:
             if seconds not in self._clients and not self._closed:
                 self._clients[seconds] = made
                 return made
         made.close()  # another thread was first
         return self._client(seconds)
+
+    def _new_client(self, seconds: float) -> APIClient:
+        from docker import APIClient
+        from docker.utils import kwargs_from_env
+
+        from .unix import UnixAdapter
+
+        oldest = ".".join(map(str, _OLDEST_API))
+        environ = kwargs_from_env(environment=self._environ)
+        made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
+        try:
+            if self.local_socket:
+                made.get_adapter(made.base_url).close()
+                made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
+                made.mount("http+docker://", made._custom_adapter)
+            made._version = made._retrieve_server_version()
+            if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
+                raise EngineUnavailable(
+                    f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
+                    "Install Docker 20.10 or newer",
+                )
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     def _miss(self) -> None:
         self._missed += 1

@@ -39,7 +39,7 @@ class Line:
         self._hung_up = False
 
     @property
-    def socket(self) -> socket.socket:
+    def stream(self) -> socket.socket:
         """The connection, once it is open."""
         found: socket.socket = self._connection.sock
         return found
@@ -79,7 +79,7 @@ class Line:
 
     def detach(self) -> socket.socket:
         """The open connection, for whoever speaks another protocol on it from now on."""
-        found, self._connection.sock = self.socket, None
+        found, self._connection.sock = self.stream, None
         return found
 
     def end(self) -> None:

@@ -143,9 +143,11 @@ class DockerRunner:
 
         stop = CallOff()
         start = self._executor.submit(self._start, job, say, stop, loop)
+        waited = asyncio.wrap_future(start)
         try:
-            started = await asyncio.shield(asyncio.wrap_future(start))
+            started = await asyncio.shield(waited)
         except asyncio.CancelledError:
+            waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
             stop.set()
             with anyio.CancelScope(shield=True):
                 await self._undone(start)
@@ -196,7 +198,6 @@ class DockerRunner:
                     else self._maker(request, spec)(stop)
                 )
                 self.images.learn(image.id, box.python)
-                self.engine.answered()
                 return _Started(spec, key, box, image, watched, leases.pop_all())
         except (EngineUnavailable, EngineRefused) as error:
             raise WorkerNotStarted(str(error)) from None
@@ -267,6 +268,11 @@ class DockerRunner:
 
     def _close(self) -> bool:
         """Whether the engine has nothing of ours any more."""
+        if self._heir.announced:
+            try:
+                self.engine.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
+            except (EngineUnavailable, EngineRefused):
+                self.engine.give_up()
         self._executor.shutdown(wait=True)
         self._stops.shutdown(wait=True)
         self.engine.left.close()

@@ -51,7 +51,7 @@ class Watch:
         except (EngineUnavailable, EngineRefused):
             return False
         with self._lock:
-            return self.stood == number and self._line is not None and not _has_ended(self._line.socket)
+            return self.stood == number and self._line is not None and not _has_ended(self._line.stream)
 
     @property
     def stands(self) -> bool:
@@ -72,7 +72,7 @@ class Watch:
         except BaseException:
             line.end()
             raise
-        line.socket.setblocking(False)
+        line.stream.setblocking(False)
         return line
 
     def _ping(self, client: Any) -> None:
@@ -87,11 +87,11 @@ class Watch:
 
     def _listen(self, line: Line) -> None:
         if line is self._line:
-            asyncio.get_running_loop().add_reader(line.socket, self._take, line)
+            asyncio.get_running_loop().add_reader(line.stream, self._take, line)
 
     def _take(self, line: Line) -> None:
         try:
-            data = line.socket.recv(_CHUNK)
+            data = line.stream.recv(_CHUNK)
         except (BlockingIOError, ssl.SSLWantReadError):
             return
         except OSError:
@@ -102,7 +102,7 @@ class Watch:
             self._ended()
 
     def _forget(self, line: Line) -> None:
-        asyncio.get_running_loop().remove_reader(line.socket)
+        asyncio.get_running_loop().remove_reader(line.stream)
         line.end()
 
 
