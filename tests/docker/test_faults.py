@@ -105,12 +105,14 @@ def test_a_container_that_waited_in_an_engine_that_was_restarted_gets_no_job(
 def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(doomed: Jobs, broken: Engine) -> None:
     job = doomed.up()
     broken.freeze()
+    docker_runner = doomed.manager.runner("docker")
+    until(lambda: not docker_runner.holds(), "nothing was heard from it for a moment")
     before = len(doomed.manager.find())
     for _ in range(4):
         with pytest.raises(EngineUnavailable, match=r"did not answer.* choose another --runner"):
             doomed.submit("1")
     assert len(doomed.manager.find()) == before
-    assert doomed.manager.runner("docker").engine.silent  # type: ignore[attr-defined]
+    assert docker_runner.engine.silent  # type: ignore[attr-defined]
     assert doomed.outcome(doomed.submit("1", runner="subprocess")) == "completed"
     assert doomed.manager.cancel(job.id, grace_seconds=0.1)
     assert doomed.outcome(job) == "failed unkillable"
@@ -215,8 +217,8 @@ subprocess.run([sys.executable, "-c", eats]).returncode
 
 
 def test_nothing_of_this_process_is_kept_for_an_engine(engine: Engine, environ: dict[str, str]) -> None:
-    before = held()
+    before = held(engine.url)
     with jobs_on(engine.url, environ) as jobs:
         for _ in range(3):
             assert jobs.outcome(jobs.submit("1")) == "completed"
-    assert not held(before)
+    assert not held(engine.url, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -16,7 +17,6 @@ import pytest
 from nodetool_jupyter.errors import Refused
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
 from nodetool_jupyter.runners.docker.images import ImageMissing
-from tests.components import require_right
 from tests.docker.faulty import jobs_on
 from tests.engine.private import Engine
 
@@ -103,7 +103,7 @@ def test_an_engine_that_is_dead_refused_the_connection(environ: dict[str, str], 
 
 
 def test_an_engine_that_never_answers_is_not_waited_for(environ: dict[str, str], silent_engine: FakeEngine) -> None:
-    assert "did not answer within 3 s" in refusal(silent_engine.url, environ)
+    assert "did not answer" in refusal(silent_engine.url, environ)
 
 
 def test_after_three_misses_a_silent_engine_is_not_even_asked(
@@ -111,7 +111,7 @@ def test_after_three_misses_a_silent_engine_is_not_even_asked(
 ) -> None:
     with jobs_on(silent_engine.url, environ) as jobs:
         for _ in range(3):
-            with pytest.raises(EngineUnavailable, match="did not answer within 3 s"):
+            with pytest.raises(EngineUnavailable, match="did not answer"):
                 jobs.submit("1")
         asked = len(silent_engine._taken)
         with pytest.raises(EngineUnavailable, match="did not answer 3 times in a row"):
@@ -127,17 +127,13 @@ def test_an_engine_that_is_too_old_is_told_from_none(environ: dict[str, str], ol
 
 def test_an_engine_that_one_may_not_use_says_which_group_may(environ: dict[str, str], engine: Engine) -> None:
     path = engine.url.removeprefix("unix://")
-    readable = subprocess.run(["test", "-r", sys.executable, "-a", "-x", os.path.dirname(path)], user=65534)
-    require_right("To let another user see this environment", readable.returncode == 0, "check it out for all to read")
-    mode = os.stat(os.path.dirname(path)).st_mode
-    os.chmod(os.path.dirname(path), 0o755)
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-c", ASKS], user=65534, env={**environ, "DOCKER_HOST": engine.url, "HOME": "/"}, cwd="/",
-            capture_output=True, text=True,
-        )  # fmt: skip
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, 0)
+    try:  # root itself may not, without these rights
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", ASKS]
+        asked = subprocess.run(command, env={**environ, "DOCKER_HOST": engine.url}, capture_output=True, text=True)
     finally:
-        os.chmod(os.path.dirname(path), mode & 0o777)
+        os.chmod(path, mode)
     assert "permission denied" in asked.stdout, asked.stderr
     assert "usermod -aG docker" in asked.stdout
 

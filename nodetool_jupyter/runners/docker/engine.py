@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHECK_SECONDS, SHORT_SECONDS, LONG_SECONDS = 3.0, 10.0, 60.0
-_FACTS_SECONDS, _HEARD_SECONDS = 60.0, 0.5
+_FACTS_SECONDS, _HEARD_SECONDS = 60.0, 0.1
 _OLDEST_API = (1, 41)
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
+_SOCKET = "/var/run/docker.sock"
 _CONFIGURED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _ELSEWHERE = "Start Docker, or choose another --runner; the job was not moved to another runner"
 
@@ -77,7 +78,7 @@ class Engine:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = {name: environ[name] for name in _CONFIGURED if environ.get(name)}
-        self.url = self._environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        self.url = self._environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
         self._clients: dict[float, APIClient] = {}
         self._lock = threading.Lock()
         self._facts: tuple[float, Mapping[str, Any]] | None = None
@@ -95,7 +96,7 @@ class Engine:
     @property
     def local_socket(self) -> str:
         """The path of its socket on this machine, "" for an engine elsewhere."""
-        return self.url.removeprefix("unix://") if self.url.startswith("unix://") else ""
+        return self.url.removeprefix("unix://") or _SOCKET if self.url.startswith("unix://") else ""
 
     def is_there(self) -> bool:
         """Whether there may be an engine that this user may ask, without asking it."""
@@ -201,8 +202,11 @@ class Engine:
         from .unix import UnixAdapter
 
         oldest = ".".join(map(str, _OLDEST_API))
-        environ = kwargs_from_env(environment=self._environ)
-        made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
+        try:
+            environ = kwargs_from_env(environment=self._environ)
+            made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
+        except ValueError as error:
+            raise EngineUnavailable(f"DOCKER_HOST={self.url!r} names no engine: {error}", "Correct it") from None
         try:
             if self.local_socket:
                 made.get_adapter(made.base_url).close()
