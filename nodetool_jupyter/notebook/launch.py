@@ -130,17 +130,12 @@ def launch_work(
             **fields,
         )
     )
-    if not chosen.speaks_other(request):
+    other = chosen.speaks_other(request)
+    if not other:
         requests.check_syntax(request.work.runnable, request.work.filename)
     chosen.check(request)
-    parcel = requests.make_parcel(
-        request,
-        chosen,
-        list(values),
-        values,
-        shared=_namespace(values),
-        other_python=chosen.speaks_other(request) if values else "",
-    )
+    shared = _namespace(values)
+    parcel = requests.make_parcel(request, chosen, list(values), values, shared=shared, other_python=other)
     return submit(session, Plan(request, parcel)), values
 
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHECK_SECONDS, SHORT_SECONDS, LONG_SECONDS = 3.0, 10.0, 60.0
-_ALIVE_SECONDS = 5.0
-_FACTS_SECONDS = 60.0
+_FACTS_SECONDS, _HEARD_SECONDS = 60.0, 0.1
 _OLDEST_API = (1, 41)
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
+_SOCKET = "/var/run/docker.sock"
 _CONFIGURED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _ELSEWHERE = "Start Docker, or choose another --runner; the job was not moved to another runner"
 
@@ -78,13 +78,12 @@ class Engine:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = {name: environ[name] for name in _CONFIGURED if environ.get(name)}
-        self.url = self._environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        self.url = self._environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
         self._clients: dict[float, APIClient] = {}
         self._lock = threading.Lock()
         self._facts: tuple[float, Mapping[str, Any]] | None = None
-        self._alive_at = 0.0
         self._missed = 0
-        self._missed_at = 0.0
+        self._missed_at = self._heard = 0.0
         self._limiter: anyio.CapacityLimiter | None = None
         self._closed = False
         self.left = Removal(self._try_to_remove)
@@ -97,7 +96,7 @@ class Engine:
     @property
     def local_socket(self) -> str:
         """The path of its socket on this machine, "" for an engine elsewhere."""
-        return self.url.removeprefix("unix://") if self.url.startswith("unix://") else ""
+        return self.url.removeprefix("unix://") or _SOCKET if self.url.startswith("unix://") else ""
 
     def is_there(self) -> bool:
         """Whether there may be an engine that this user may ask, without asking it."""
@@ -105,11 +104,11 @@ class Engine:
         return os.access(path, os.R_OK | os.W_OK) if path else True
 
     def facts(self) -> Mapping[str, Any]:
-        """What the engine says of itself, if it answered some seconds ago. Raises `EngineUnavailable`."""
-        found, now = self._facts, time.monotonic()
-        if found is not None and now - found[0] < _FACTS_SECONDS:
-            if now - self._alive_at >= _ALIVE_SECONDS:
-                self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)  # a tenth of what `info` costs
+        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`."""
+        found = self._facts
+        if found is not None and time.monotonic() - found[0] < _FACTS_SECONDS:
+            if time.monotonic() - self._heard > _HEARD_SECONDS:
+                self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
             return found[1]
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
@@ -140,7 +139,7 @@ class Engine:
             self._facts = None
             raise self._unreachable(error, seconds) from None
         self._missed = 0
-        self._alive_at = time.monotonic()
+        self._heard = time.monotonic()
         return answer
 
     async def call(self, call: Callable[[APIClient], T], *, seconds: float = SHORT_SECONDS) -> T:
@@ -165,6 +164,15 @@ class Engine:
             return False
         return True
 
+    def give_up(self) -> None:
+        """Make no more calls, and hang up those that are under way, as far as it is an engine of this machine."""
+        with self._lock:
+            self._closed = True
+            clients = list(self._clients.values())
+        for client in clients:
+            if self.local_socket:
+                client.get_adapter(client.base_url).hang_up()
+
     def close(self) -> None:
         """Close the connections that are kept."""
         with self._lock:
@@ -179,30 +187,41 @@ class Engine:
                 raise EngineUnavailable("this manager is closed", "Make a new one")
             if (client := self._clients.get(seconds)) is not None:
                 return client
-        from docker import APIClient
-        from docker.utils import kwargs_from_env
-
-        oldest = ".".join(map(str, _OLDEST_API))
-        environ = kwargs_from_env(environment=self._environ)
-        made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
-        try:  # "auto" would ask as well, and leave the connection open when nobody answers
-            made._version = made._retrieve_server_version()
-        except BaseException:
-            made.close()
-            raise
-        found = tuple(int(part) for part in made.api_version.split("."))
-        if found < _OLDEST_API:
-            made.close()
-            raise EngineUnavailable(
-                f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
-                "Install Docker 20.10 or newer",
-            )
+        made = self._new_client(seconds)
         with self._lock:
             if seconds not in self._clients and not self._closed:
                 self._clients[seconds] = made
                 return made
         made.close()  # another thread was first
         return self._client(seconds)
+
+    def _new_client(self, seconds: float) -> APIClient:
+        from docker import APIClient
+        from docker.utils import kwargs_from_env
+
+        from .unix import UnixAdapter
+
+        oldest = ".".join(map(str, _OLDEST_API))
+        try:
+            environ = kwargs_from_env(environment=self._environ)
+            made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
+        except ValueError as error:
+            raise EngineUnavailable(f"DOCKER_HOST={self.url!r} names no engine: {error}", "Correct it") from None
+        try:
+            if self.local_socket:
+                made.get_adapter(made.base_url).close()
+                made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
+                made.mount("http+docker://", made._custom_adapter)
+            made._version = made._retrieve_server_version()
+            if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
+                raise EngineUnavailable(
+                    f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
+                    "Install Docker 20.10 or newer",
+                )
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     def _miss(self) -> None:
         self._missed += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from itertools import count
@@ -19,8 +19,8 @@ from ...containers import Bind, default_image
 from ...errors import LimitNotHeld
 from ...events import Isolation, Notification
 from ...frames import Report
-from ...jobs import Job, JobRequest, Profile
-from ...worker import seccomp, wire
+from ...jobs import Job, JobRequest
+from ...worker import wire
 from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
 from ..process_worker import value_frame
@@ -31,6 +31,7 @@ from .built import BUILT_LABEL, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .images import Image, Images
+from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
 from .mounts import checked_binds
 from .pool import StandbyPool
@@ -111,7 +112,7 @@ class DockerRunner:
         spec = container_spec(
             request, self.engine.facts(), image=image.id, image_user=image.user, network=network, devices=()
         )
-        return _isolation(request, spec, image, python=self.images.python_of(image))
+        return isolation(request, spec, image, python=self.images.python_of(image))
 
     def speaks_other(self, request: JobRequest) -> str:
         """See `Runner.speaks_other`. An image that nobody knows yet is asked."""
@@ -154,7 +155,7 @@ class DockerRunner:
                 job,
                 self.engine,
                 started.box,
-                isolation=_isolation_of(job.request, started.box, started.image),
+                isolation=isolation_of(job.request, started.box, started.image),
                 first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel, started.box)],
                 executor=self._stops,
                 watch=self._watch,
@@ -179,9 +180,11 @@ class DockerRunner:
         start = self._executor.submit(self._start, job, say, stop, loop)
         self._starting += 1
         start.add_done_callback(lambda done: loop.call_soon_threadsafe(self._has_started))
+        waited = asyncio.wrap_future(start)
         try:
-            started = await asyncio.shield(asyncio.wrap_future(start))
+            started = await asyncio.shield(waited)
         except asyncio.CancelledError:
+            waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
             stop.set()
             with anyio.CancelScope(shield=True):
                 await self._undone(start)
@@ -333,6 +336,11 @@ class DockerRunner:
 
     def _close(self) -> bool:
         """Whether the engine has nothing of ours any more."""
+        if self._heir.announced:
+            try:
+                self.engine.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
+            except (EngineUnavailable, EngineRefused):
+                self.engine.give_up()
         self._executor.shutdown(wait=True)
         self._stops.shutdown(wait=True)
         self.engine.left.close()
@@ -362,40 +370,6 @@ class _Started(NamedTuple):
 
 def _asked(request: JobRequest) -> frozenset[str]:
     return frozenset() if request.limits.best_effort else frozenset(request.limits.asked())
-
-
-def _isolation_of(request: JobRequest, box: Box, image: Image) -> Isolation:
-    return _isolation(request, box.spec, image, lacking=box.not_held, python=box.python, container=box.id[:12])
-
-
-def _isolation(
-    request: JobRequest, spec: ContainerSpec, image: Image, *, lacking: Iterable[str] = (), **details: str
-) -> Isolation:
-    """What is in force, or would be. lacking: limits of the profile that the engine did not apply."""
-    host, lacking = spec.host, set(lacking)
-    return Isolation(
-        runner="docker",
-        profile=request.profile.value,
-        boundary="container",
-        held={name: how for name, how in spec.held.items() if name not in lacking},
-        not_held=tuple(sorted({*spec.not_held, *lacking})),
-        details={
-            **details,
-            "image": image.name,
-            "image_id": image.id,
-            "digest": image.digest,
-            **({"built": spec.config["Image"]} if request.container.requirements else {}),
-            "user": spec.config["User"],
-            "network": host["NetworkMode"],
-            "read_only": host["ReadonlyRootfs"],
-            "capabilities": "none",
-            "no_new_privileges": True,
-            **({"seccomp": seccomp.IN_WORDS} if request.profile is Profile.UNTRUSTED else {}),
-            "mounts": [f"{mount['Source']}:{mount['Target']}{':ro' * mount['ReadOnly']}" for mount in host["Mounts"]],
-            "gpus": [id_ for one in host["DeviceRequests"] or () for id_ in one.get("DeviceIDs", ["all"])],
-            "profile_limits": dict(spec.defaults),
-        },
-    )
 
 
 def _run(job: Job, parcel: Parcel, box: Box) -> list[wire.Buffer]:

@@ -27,6 +27,7 @@ from .watch import Watch
 
 _SETTLE_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 0.5
+_UNKILLABLE, _ENGINE_LOST = "unkillable", "engine_lost"
 _LOST = "The engine went away, or its connection broke, while the job ran."
 _STUCK = (
     "The engine did not confirm its end within 10 s after SIGKILL. Its container is removed as soon as the engine "
@@ -133,8 +134,8 @@ class DockerWorker:
             self.stop(0.0)
             self._attached.close()
         self._usage.stop()
-        await self.wait()
-        if self._stuck:
+        ended = await self.wait()
+        if ended.cause in (_UNKILLABLE, _ENGINE_LOST):
             self._engine.left.add(self._box.id)
         else:
             self._executor.submit(self._engine.remove, self._box.id)
@@ -194,9 +195,9 @@ class DockerWorker:
     def _describe(self, state: Mapping[str, Any] | None) -> Exit:
         receipt = self._receipt(state or {})
         if self._stuck:
-            return Exit(cause="unkillable", sent=_told(receipt), detail=_STUCK)
+            return Exit(cause=_UNKILLABLE, sent=_told(receipt), detail=_STUCK)
         if state is None:
-            return Exit(cause="engine_lost", sent=_told(receipt), detail=_LOST)
+            return Exit(cause=_ENGINE_LOST, sent=_told(receipt), detail=_LOST)
         return describe(
             receipt,
             limits=self._job.request.limits,

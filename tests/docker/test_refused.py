@@ -1,0 +1,150 @@
+"""What can't run in a container here is refused with one sentence that says what to do, and nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodetool_jupyter.errors import Refused
+from nodetool_jupyter.runners.docker.engine import EngineUnavailable
+from nodetool_jupyter.runners.docker.images import ImageMissing
+from tests.docker.faulty import jobs_on
+from tests.engine.private import Engine
+
+ASKS = """
+import os, sys
+from nodetool_jupyter.runners.docker.engine import Engine
+try:
+    Engine(os.environ).facts()
+except Exception as error:
+    print(error)
+"""
+
+
+class FakeEngine:
+    """A socket that says one thing to everyone, or nothing; knows whether anybody asked."""
+
+    def __init__(self, folder: Path, says: bytes = b"") -> None:
+        self.path = folder / "fake.sock"
+        self.url = f"unix://{self.path}"
+        self._says = says
+        self._taken: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen(16)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                taken, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._says:
+                self._taken.append(taken)
+                continue
+            with taken:
+                taken.recv(64 << 10)
+                taken.sendall(self._says)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for one in [self._listener, *self._taken]:
+            one.close()
+
+
+@pytest.fixture
+def silent_engine(tmp_path: Path) -> Iterator[FakeEngine]:
+    fake = FakeEngine(tmp_path)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def old_engine(tmp_path: Path) -> Iterator[FakeEngine]:
+    body = json.dumps({"ApiVersion": "1.24", "Version": "1.12.0"}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    fake = FakeEngine(tmp_path, head.encode() + body)
+    yield fake
+    fake.close()
+
+
+def refusal(url: str, environ: dict[str, str]) -> str:
+    """What is said when a job is submitted; there must be no job then."""
+    with jobs_on(url, environ) as jobs:
+        with pytest.raises(EngineUnavailable) as refused:
+            jobs.submit("1")
+        assert not jobs.manager.find()
+        assert jobs.manager.runner("docker").holds() == {}
+    return str(refused.value)
+
+
+def test_without_an_engine_the_remedy_is_named(environ: dict[str, str], tmp_path: Path) -> None:
+    said = refusal(f"unix://{tmp_path}/none.sock", environ)
+    assert "there is no such socket" in said
+    assert "Start Docker, or choose another --runner" in said
+
+
+def test_an_engine_that_is_dead_refused_the_connection(environ: dict[str, str], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+        assert "connection refused" in refusal(f"unix://{tmp_path}/dead.sock", environ)
+
+
+def test_an_engine_that_never_answers_is_not_waited_for(environ: dict[str, str], silent_engine: FakeEngine) -> None:
+    assert "did not answer" in refusal(silent_engine.url, environ)
+
+
+def test_after_three_misses_a_silent_engine_is_not_even_asked(
+    environ: dict[str, str], silent_engine: FakeEngine
+) -> None:
+    with jobs_on(silent_engine.url, environ) as jobs:
+        for _ in range(3):
+            with pytest.raises(EngineUnavailable, match="did not answer"):
+                jobs.submit("1")
+        asked = len(silent_engine._taken)
+        with pytest.raises(EngineUnavailable, match="did not answer 3 times in a row"):
+            jobs.submit("1")
+        assert len(silent_engine._taken) == asked
+
+
+def test_an_engine_that_is_too_old_is_told_from_none(environ: dict[str, str], old_engine: FakeEngine) -> None:
+    said = refusal(old_engine.url, environ)
+    assert "speaks API 1.24, and 1.41 is needed" in said
+    assert "Docker 20.10 or newer" in said
+
+
+def test_an_engine_that_one_may_not_use_says_which_group_may(environ: dict[str, str], engine: Engine) -> None:
+    path = engine.url.removeprefix("unix://")
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, 0)
+    try:  # root itself may not, without these rights
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", ASKS]
+        asked = subprocess.run(command, env={**environ, "DOCKER_HOST": engine.url}, capture_output=True, text=True)
+    finally:
+        os.chmod(path, mode)
+    assert "permission denied" in asked.stdout, asked.stderr
+    assert "usermod -aG docker" in asked.stdout
+
+
+def test_an_image_that_may_not_be_fetched_makes_no_job(engine: Engine, environ: dict[str, str]) -> None:
+    with jobs_on(engine.url, environ) as jobs:
+        with pytest.raises(ImageMissing, match="docker pull nowhere/none:1"):
+            jobs.submit("1", image="nowhere/none:1", pull="never")
+        assert not jobs.manager.find()
+
+
+def test_every_refusal_of_an_engine_is_a_refusal() -> None:
+    assert issubclass(EngineUnavailable, Refused)
+    assert issubclass(ImageMissing, Refused)
