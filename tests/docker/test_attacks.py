@@ -198,7 +198,7 @@ current().outlet.emit(header, [data])
     elif kind == "bytes":
         assert isinstance(decode_value(found, job), bytes)  # type: ignore[arg-type]
     else:
-        with pytest.raises(OutputMissing, match="can't be unpacked here|came as a pickle"):
+        with pytest.raises(OutputMissing, match=r"can't be unpacked here|came as a pickle"):
             decode_value(found, job)  # type: ignore[arg-type]
     assert not trap.exists()
 
