@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from nodetool_jupyter.errors import OutputMissing
 from nodetool_jupyter.events import Display, Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.notebook.handle import decode_value
 from nodetool_jupyter.places import job_root
 from tests.docker.jobs import Jobs, isolation
 from tests.runners.test_subprocess_faults import HOSTILE, SEND_RAW
@@ -173,6 +175,32 @@ def test_reports_are_taken_for_what_a_job_may_say(jobs: Jobs, reports: str, stat
     assert {event.job_id for event in events} == {job.id}
     assert isolation(events).profile == "default"
     assert len(of(events, Exit)) == 1
+
+
+@pytest.mark.parametrize("kind", ["pickle", "json", "numpy", "bytes"])
+@pytest.mark.parametrize("profile", [Profile.DEFAULT, Profile.UNTRUSTED])
+def test_a_pickle_is_opened_under_no_name(jobs: Jobs, tmp_path: Path, profile: Profile, kind: str) -> None:
+    trap = tmp_path / "sprung"
+    code = f"""
+import pickle
+from nodetool_jupyter.worker.current import current
+class Trap:
+    def __reduce__(self):
+        return open, ({str(trap)!r}, "w")
+data = pickle.dumps(Trap())
+header = {{"type": "value", "name": "x", "format": {kind!r}, "type_name": "A", "sizes": [len(data)], "meta": {{}}}}
+current().outlet.emit(header, [data])
+"""
+    job, _ = jobs.run(code, outputs=(), profile=profile)
+    found = jobs.manager.values(job.id).get("x")
+    if profile is Profile.UNTRUSTED and kind == "pickle":
+        assert (job.reason, found) == (Reason.PROTOCOL, None)
+    elif kind == "bytes":
+        assert isinstance(decode_value(found, job), bytes)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(OutputMissing, match=r"can't be unpacked here|came as a pickle"):
+            decode_value(found, job)  # type: ignore[arg-type]
+    assert not trap.exists()
 
 
 def test_markup_of_an_untrusted_container_is_not_shown(jobs: Jobs) -> None:

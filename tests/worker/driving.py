@@ -64,8 +64,9 @@ class Child:
         self.send({"type": "value", **fields}, buffers)
 
     def run(self, code: str, *, outputs: Sequence[str] = (), **changes: Any) -> None:
-        frame = {"type": "run", "code": code, "filename": "<cell>", "profile": "default", "outputs": list(outputs)}
-        frame |= {"sys_path": sys.path, "secrets": {}, "max_transfer_bytes": 1 << 30}
+        frame = {"type": "run", "code": code, "filename": "<cell>", "outputs": list(outputs), "collect": []}
+        frame |= {"pickles": True, "by_value": True, "max_transfer_bytes": 1 << 30}
+        frame |= {"sys_path": sys.path, "environ": {}, "secrets": {}}
         self.send({**frame, **changes})
 
     def next(self) -> Report | None:

@@ -84,10 +84,13 @@ def test_functions_and_classes_of_the_cell_come_back_and_work(run: Run) -> None:
 
 
 def test_code_of_the_cell_does_not_come_back_from_another_interpreter(run: Run) -> None:
-    ran = run("def f(): pass\nx = {(1, 2): {3}}", outputs=("x", "f"), frame={"sys_path": None})
+    ran = run("def f(): pass\nx = {(1, 2): {3}}", outputs=("x", "f"), frame={"sys_path": None, "by_value": False})
     assert ran.value("x") == {(1, 2): {3}}
     assert "f is defined in the cell" in ran.raised.evalue
-    assert "can't send code" in run("class C: pass\nc = [C()]", outputs=("c",), frame={"sys_path": None}).raised.evalue
+    assert (
+        "can't send code"
+        in run("class C: pass\nc = [C()]", outputs=("c",), frame={"sys_path": None, "by_value": False}).raised.evalue
+    )
 
 
 def test_functions_and_objects_of_the_notebook_work_in_the_cell(run: Run) -> None:
