@@ -141,13 +141,15 @@ def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_afte
         proxy.close()
 
 
-def test_a_manager_that_closes_while_its_engine_is_stopped_has_its_containers_removed_later(
-    broken: Engine, environ: dict[str, str]
+@pytest.mark.parametrize("fault", [Engine.kill, Engine.freeze], ids=["dead", "frozen"])
+def test_a_manager_that_closes_without_its_engine_has_its_containers_removed_later(
+    broken: Engine, environ: dict[str, str], fault: Callable[[Engine], None]
 ) -> None:
     with jobs_on(broken.url, environ) as jobs:
         jobs.up()
-        broken.kill()
+        fault(broken)
     broken.start()
+    broken.thaw()
     eventually_empty(broken)
 
 

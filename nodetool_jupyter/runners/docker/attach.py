@@ -13,6 +13,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...errors import ProtocolError
@@ -21,7 +22,6 @@ from ...frames import Report, decode_frame
 from ...worker import wire
 from ...worker.container import CHANNEL, GRANT, NOTE, PART, PART_BYTES, STDERR, STDOUT, WINDOW_BYTES
 from ..process_streams import Outflow, Text
-from .lines import hang_up
 
 _HEADER = struct.Struct("!BxxxI")
 _CHUNK = 256 << 10
@@ -83,6 +83,12 @@ class Parts:
             at += PART.size + size
         del self._inner[:at]
         return found
+
+
+def hang_up(connection: socket.socket) -> None:
+    """End both directions of a connection for everyone who holds it."""
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSL socket's own one breaks who reads just now
 
 
 class Attached:

@@ -15,10 +15,10 @@ from ...jobs import Profile
 from ...worker import wire
 from ...worker.container import CHANNEL
 from ..base import WorkerNotStarted
-from .attach import Parts
+from .attach import Parts, hang_up
 from .bundle import bundle
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
-from .lines import Line, hang_up
+from .lines import Line
 from .spec import ContainerSpec, differences, update_fields
 
 if TYPE_CHECKING:

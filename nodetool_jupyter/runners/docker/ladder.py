@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from .engine import Engine, EngineRefused, EngineUnavailable
 
 UNKILLABLE_SECONDS = 10.0
+_PATIENCE = 5
 
 
 class Ladder:
@@ -29,6 +30,7 @@ class Ladder:
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
         self._began: float | None = None
+        self._killing = False
         self.sent: list[tuple[str, float]] = []
 
     def begin(self, grace_seconds: float) -> None:
@@ -41,26 +43,33 @@ class Ladder:
         ]  # fmt: skip
         for name, after in steps:
             self._timers.append(self._loop.call_later(after, self._step, name))
-        self._timers.append(self._loop.call_later(grace_seconds + UNKILLABLE_SECONDS, self._given_up))
+        self._timers.append(self._loop.call_later(grace_seconds + UNKILLABLE_SECONDS, self._judge, _PATIENCE))
 
     def end(self) -> None:
         """The container is gone: no further step."""
         for timer in self._timers:
             timer.cancel()
 
+    def _judge(self, patience: int) -> None:
+        """Give up on a container that is still there, later if the engine says that it does what it can."""
+        if self._killing and patience:
+            self._timers.append(self._loop.call_later(UNKILLABLE_SECONDS, self._judge, patience - 1))
+        else:
+            self._given_up()
+
     def _step(self, name: str) -> None:
         self.sent.append((name, time.monotonic() - (self._began or 0.0)))
-        self._executor.submit(_send, self._engine, self._container, name)
+        self._executor.submit(self._send, name)
 
-
-def _send(engine: Engine, container: str, name: str) -> None:
-    try:
-        engine.ask(lambda client: client.kill(container, name))
-    except EngineUnavailable:
-        return
-    except EngineRefused as error:
-        if error.status == 409 and name == "SIGKILL":  # paused: only then does a kill not reach it
-            _unfreeze(engine, container)
+    def _send(self, name: str) -> None:
+        try:
+            self._engine.ask(lambda client: client.kill(self._container, name))
+        except EngineUnavailable:
+            return
+        except EngineRefused as error:
+            if error.status == 409 and name == "SIGKILL":  # paused: only then does a kill not reach it
+                _unfreeze(self._engine, self._container)
+        self._killing = name == "SIGKILL"
 
 
 def _unfreeze(engine: Engine, container: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
+from .attach import hang_up
 from .engine import EngineRefused
 
 
@@ -87,12 +87,6 @@ class Line:
         if self._answer is not None:
             self._answer.close()
         self._connection.close()
-
-
-def hang_up(connection: socket.socket) -> None:
-    """End both directions of a connection for everyone who holds it."""
-    with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSL socket's own one breaks who reads just now
 
 
 def _message(body: bytes) -> str:

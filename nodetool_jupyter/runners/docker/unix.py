@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
-from .lines import hang_up
+from .attach import hang_up
 
 
 class _Connection(UnixHTTPConnection):  # type: ignore[misc]

@@ -30,7 +30,7 @@ _ASK_AGAIN_SECONDS = 0.5
 _UNKILLABLE, _ENGINE_LOST = "unkillable", "engine_lost"
 _LOST = "The engine went away, or its connection broke, while the job ran."
 _STUCK = (
-    "The engine did not confirm its end within 10 s after SIGKILL. Its container is removed as soon as the engine "
+    "The engine did not confirm its end in the time after SIGKILL. Its container is removed as soon as the engine "
     "does as it is told."
 )
 

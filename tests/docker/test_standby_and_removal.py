@@ -1,0 +1,138 @@
+"""Waiting containers and what could not be removed, without an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+
+from nodetool_jupyter.runners.base import WorkerNotStarted
+from nodetool_jupyter.runners.docker import removal
+from nodetool_jupyter.runners.docker.boxes import Box
+from nodetool_jupyter.runners.docker.engine import CallOff
+from nodetool_jupyter.runners.docker.pool import StandbyPool
+from nodetool_jupyter.runners.docker.removal import Removal
+from tests.engine.private import until
+
+
+class FakeBox:
+    def __init__(self) -> None:
+        self.lives = True
+
+    def alive(self) -> bool:
+        return self.lives
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as found:
+        yield found
+
+
+def filled(executor: ThreadPoolExecutor, closed: list[Any]) -> tuple[StandbyPool, list[FakeBox]]:
+    made: list[FakeBox] = []
+
+    def make(stop: CallOff) -> Box:
+        made.append(FakeBox())
+        return cast(Box, made[-1])
+
+    async def fill() -> StandbyPool:
+        pool = StandbyPool(executor, closed.append)
+        for _ in range(5):
+            pool.refill("key", make)
+        return pool
+
+    pool = asyncio.run(fill())
+    until(lambda: len(pool._waiting) == 2, "two wait, and no more are made of one kind")
+    return pool, made
+
+
+def test_a_waiting_container_is_handed_out_once_to_however_many_ask(executor: ThreadPoolExecutor) -> None:
+    pool, made = filled(executor, [])
+    with ThreadPoolExecutor(50) as askers:
+        taken = [box for box in askers.map(lambda _: pool.take("key"), range(200)) if box is not None]
+    assert sorted(map(id, taken)) == sorted(map(id, made))
+
+
+def test_a_container_that_has_ended_is_closed_and_not_handed_out(executor: ThreadPoolExecutor) -> None:
+    closed: list[Any] = []
+    pool, made = filled(executor, closed)
+    made[0].lives = False
+    pool.drop_dead()
+    until(lambda: closed == [made[0]], "it is closed")
+    made[1].lives = False
+    assert pool.take("key") is None
+    assert closed == made
+
+
+def test_a_container_that_is_ready_after_the_end_is_closed(executor: ThreadPoolExecutor) -> None:
+    closed: list[Any] = []
+    release, asked = threading.Event(), threading.Event()
+
+    def make(stop: CallOff) -> Box:
+        asked.set()
+        release.wait()
+        assert stop.is_set()
+        return cast(Box, FakeBox())
+
+    async def begin() -> StandbyPool:
+        pool = StandbyPool(executor, closed.append)
+        pool.refill("key", make)
+        return pool
+
+    pool = asyncio.run(begin())
+    asked.wait()
+    pool.empty()
+    release.set()
+    until(lambda: len(closed) == 1, "it is closed")
+    assert pool.take("key") is None
+
+
+def test_a_container_that_can_not_be_made_keeps_no_place(executor: ThreadPoolExecutor) -> None:
+    def make(stop: CallOff) -> Box:
+        raise WorkerNotStarted("no")
+
+    async def begin() -> StandbyPool:
+        pool = StandbyPool(executor, lambda box: None)
+        pool.refill("key", make)
+        return pool
+
+    pool = asyncio.run(begin())
+    until(lambda: not pool._coming, "its place is free")
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "AGAIN_SECONDS", 0.001)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_what_can_not_be_removed_is_tried_until_it_can() -> None:
+    answers = [False, False, True]
+    left = Removal(lambda name: answers.pop(0))
+    left.add("one")
+    until(lambda: not left.waiting, "it is gone")
+    assert answers == []
+    assert left.close() == []
+
+
+@pytest.mark.usefixtures("hurried")
+def test_what_may_not_be_there_yet_is_not_believed_gone_at_once() -> None:
+    asked: list[str] = []
+    left = Removal(lambda name: not asked.append(name))  # type: ignore[func-returns-value]
+    left.add("one", unsure=True)
+    until(lambda: not left.waiting, "it is believed")
+    assert len(asked) > 5
+    assert left.close() == []
+
+
+def test_what_is_left_in_the_end_is_told() -> None:
+    left = Removal(lambda name: False)
+    left.add("one")
+    assert left.close() == ["one"]
+    left.add("two")
+    assert set(left.waiting) == {"one", "two"}
