@@ -114,20 +114,14 @@ def launch_work(
     settings = session.settings()
     source, code, values, name = _work(session, work, inputs)
     chosen = session.manager.runner(runner or settings["runner"])
-    asked = limits or ResourceLimits()
-    if asked.wall_seconds is None:
-        asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
-    fields = _checked({"name": name, **options}, settings, chosen)
-    if chosen.name == "docker":
-        asked = containers.docker_limits(asked, settings)
     request = checked(
         JobRequest(
             work=CodeWork(source, code),
             runner=chosen.name,
-            limits=asked,
+            limits=_limits(limits or ResourceLimits(), settings, chosen.name),
             inputs=tuple(values),
             outputs=outputs,
-            **fields,
+            **_checked({"name": name, **options}, settings, chosen),
         )
     )
     other = chosen.speaks_other(request)
@@ -137,6 +131,13 @@ def launch_work(
     shared = _namespace(values)
     parcel = requests.make_parcel(request, chosen, list(values), values, shared=shared, other_python=other)
     return submit(session, Plan(request, parcel)), values
+
+
+def _limits(asked: ResourceLimits, settings: Settings, runner: str) -> ResourceLimits:
+    """What was asked for, then what is set."""
+    if asked.wall_seconds is None:
+        asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
+    return containers.docker_limits(asked, settings) if runner == "docker" else asked
 
 
 def _work(

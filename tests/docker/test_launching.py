@@ -22,7 +22,7 @@ from nodetool_jupyter.runners.docker.images import ImageMissing
 from nodetool_jupyter.testing import ScriptedRunner
 from tests.docker.jobs import isolation
 from tests.engine import images
-from tests.engine.private import GUARD_SECONDS, Engine
+from tests.engine.private import GUARD_SECONDS, Engine, until
 from tests.workflows.seeing import of
 
 FIXED = "nodetool-test:fixed"
@@ -193,6 +193,7 @@ def test_a_rerun_whose_image_is_gone_says_what_to_do(
     docker_client.api.commit(made, "nodetool-test", "passing", changes=[*images.BASE, "LABEL passing=1"])
     docker_client.api.remove_container(made)
     job = ended(run("1", runner="docker", image="nodetool-test:passing"))
+    until(lambda: not docker_client.api.containers(all=True), "its container is gone")
     docker_client.api.remove_image("nodetool-test:passing")
     session.manager.runner("docker").images._known.clear()  # type: ignore[attr-defined]  # as after some seconds
     with pytest.raises(ImageMissing, match="Add --image nodetool-test:passing to run with what that name means now"):

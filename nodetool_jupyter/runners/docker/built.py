@@ -102,9 +102,10 @@ class Builder:
             found = wheels.fetch(file, python, folder / "wheels", self._environ, say=steps.fetching, stop=stop)
             (folder / "pip.zip").write_bytes(wheels.installer())
             with _container(self._engine, base, self._labels) as container:
-                steps.say(f"copy {len(found)} wheels")
+                wheel_count = f"{len(found)} {'wheel' if len(found) == 1 else 'wheels'}"
+                steps.say(f"copy {wheel_count}")
                 self._put(container, [file, folder / "pip.zip", *found], stop)
-                steps.say(f"install {len(found)} wheels")
+                steps.say(f"install {wheel_count}")
                 self._install(container, stop)
                 image = self._commit(container, base, recipe, requirements)
         finally:
