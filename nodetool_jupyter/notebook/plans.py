@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .options import Options
 
 
-def describe(options: Options, plan: Plan, foreseen: Isolation, holds: Mapping[str, str]) -> str:
+def describe(options: Options, plan: Plan, foreseen: Isolation, holds: Mapping[str, str], *, stable: bool) -> str:
     """What would run where, with what, behind which boundary, under which limits and what holds each."""
     request = plan.request
     sent = [f"{value.name} ({value.type_name}, {format_size(sum(value.sizes))})" for value in plan.parcel.inputs]
@@ -27,7 +27,7 @@ def describe(options: Options, plan: Plan, foreseen: Isolation, holds: Mapping[s
         ("outputs", ", ".join([*request.outputs, "the last expression"])),
         ("environment", ", ".join([*request.env, *(f"{name} (secret)" for name in request.secrets)])),
         ("waits", "no" if options.background else "yes"),
-        *isolation_rows(foreseen, request.limits),
+        *isolation_rows(foreseen, request.limits, stable=stable),
         ("pull", request.container.pull if request.runner == "docker" else ""),
         ("can hold", names_of_limits(name for name in holds if name not in foreseen.held)),
     ]

@@ -19,7 +19,7 @@ def run_cell(session: Session, options: Options, cell: str) -> None:
     plan = plan_cell(session, options, cell)
     if options.dry_run:
         runner = session.manager.runner(options.runner)
-        print(describe(options, plan, runner.foresee(plan.request), runner.holds()))
+        print(describe(options, plan, runner.foresee(plan.request), runner.holds(), stable=session.stable))
         return
     handle = JobHandle(session, submit(session, plan))
     present(

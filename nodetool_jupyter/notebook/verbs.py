@@ -108,7 +108,7 @@ def _row(job: Job, *, stable: bool) -> list[str]:
 
 
 def _status(session: Session, words: list[str]) -> None:
-    print(view_text(_one(session, "status", words).view(), time.time()))
+    print(view_text(_one(session, "status", words).view(), time.time(), stable=session.stable))
 
 
 def _logs(session: Session, words: list[str]) -> None:

@@ -82,10 +82,13 @@ def _files(details: Mapping[str, Any]) -> str:
     return f"{len(mounts)} mount{'s' * (len(mounts) > 1)} of your files{only}"
 
 
-def isolation_rows(found: Isolation, asked: ResourceLimits) -> list[tuple[str, str]]:
-    """Name and value of each fact: boundary, image, mounts, the limits that are held and those that are not."""
+def isolation_rows(found: Isolation, asked: ResourceLimits, *, stable: bool = False) -> list[tuple[str, str]]:
+    """Name and value of each fact: boundary, image, mounts, the limits that are held and those that are not.
+
+    stable: without what differs from machine to machine.
+    """
     details = found.details
-    rows = [("isolation", isolation_text(found)), ("image", _image(details))]
+    rows = [("isolation", isolation_text(found)), ("image", _image(details, stable=stable))]
     rows += [("mount", str(mount)) for mount in details.get("mounts", ())]
     rows += [("files", details["files"])] if isinstance(details.get("files"), str) else []
     rows.append(("limits", ", ".join(_held(found, asked))))
@@ -93,9 +96,9 @@ def isolation_rows(found: Isolation, asked: ResourceLimits) -> list[tuple[str, s
     return [(name, value) for name, value in rows if value]
 
 
-def _image(details: Mapping[str, Any]) -> str:
-    if not details.get("image"):
-        return ""
+def _image(details: Mapping[str, Any], *, stable: bool) -> str:
+    if not details.get("image") or stable:
+        return str(details.get("image", ""))
     id_ = str(details.get("image_id", "")).removeprefix("sha256:")[:_SHORT_ID]
     python = f", Python {details['python']}" if details.get("python") else ""
     return f"{details['image']} ({id_ or 'not on this machine yet'}){python}"

@@ -127,12 +127,12 @@ def usage_text(view: View) -> str:
     return ", ".join(parts)
 
 
-def view_text(view: View, now: float) -> str:
+def view_text(view: View, now: float, *, stable: bool = False) -> str:
     """Everything worth knowing, a few lines."""
-    lines = [status_line(view, now), f"  id         {view.job_id}"]
-    lines += [f"  {line}" for line in bar_lines(view)]
-    facts = [("usage", usage_text(view)), ("peak", peak_text(view))]
-    facts += isolation_rows(view.isolation, view.limits) if view.isolation else []
+    lines = [final_line(view, stable=True) if stable else status_line(view, now)]
+    lines += [f"  {line}" for line in ([] if stable else bar_lines(view))]
+    facts = [] if stable else [("id", view.job_id), ("usage", usage_text(view)), ("peak", peak_text(view))]
+    facts += isolation_rows(view.isolation, view.limits, stable=stable) if view.isolation else []
     facts += [("came back", ", ".join(one.name for one in view.returned)), ("cause", view.message)]
     lines += [f"  {name:<10} {value}" for name, value in facts if value]
     lines += [f"  {note.severity:<10} {note.content}" for note in view.notes]

@@ -17,6 +17,7 @@ from tests.engine.images import DEFAULT
 from tests.engine.private import Engine
 from tests.engine.registry import Registry
 
+pytestmark = pytest.mark.timeout(300)  # the first one starts an engine and a JupyterLab
 BUSY = """
 import subprocess, time
 from nodetool_jupyter import progress

@@ -72,6 +72,15 @@ def test_an_image_that_is_not_there_yet_is_said_so() -> None:
     )
 
 
+def test_what_stays_the_same_can_be_told_alone() -> None:
+    view = fold_all(View(job_id="1a2b3c"), [ev.stamp(container(), "1", 1, 0.0)])
+    assert view_text(view, 0.0, stable=True).splitlines()[1:] == [
+        "  isolation  container · user 65534 · no network · none of your files",
+        "  image      python:3.11-slim",
+        "  limits     memory 4 GiB (container memory), 2 processors (container CPU quota)",
+    ]
+
+
 def test_limits_that_are_not_held_are_named_and_not_counted_as_held() -> None:
     found = ev.Isolation(runner="docker", profile="default", boundary="container", not_held=("pids",), details=DETAILS)
     rows = dict(isolation_rows(found, ResourceLimits(pids=5)))
