@@ -20,12 +20,6 @@ from tests.workflows.seeing import of, text
 
 SENTINEL = "sentinel-d41d8cd98f00b204"
 
-ELSEWHERE: dict[str, object] = {
-    # the container's init is of the job's own user, holds nothing and may do no more than the job
-    "write to /proc/1/mem": "allowed",
-}
-"""What ends another way in a container than in bubblewrap."""
-
 
 def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path) -> None:
     jobs.manager.settings.environ.update(NODETOOL_SECRET=SENTINEL, HTTPS_PROXY=f"http://me:{SENTINEL}@proxy")
@@ -48,7 +42,7 @@ def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path) -> None:
         job, events = jobs.run(code, outputs=("table",), profile=Profile.UNTRUSTED)
     assert job.status is JobStatus.COMPLETED, (job.message, text(events, "stderr"))
     table = jobs.value(job, "table")
-    assert table == {**expected(list(paths)), **ELSEWHERE}
+    assert table == expected(list(paths))
     assert isolation(events).details["seccomp_filters"] == 2
 
 
