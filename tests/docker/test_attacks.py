@@ -13,6 +13,7 @@ from nodetool_jupyter.events import Display, Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.notebook.handle import decode_value
 from nodetool_jupyter.places import job_root
+from nodetool_jupyter.worker import seccomp
 from tests.docker.jobs import Jobs, isolation
 from tests.runners.test_subprocess_faults import HOSTILE, SEND_RAW
 from tests.sandbox.attacks import attack_cell, expected
@@ -39,11 +40,13 @@ def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path) -> None:
         abstract.bind(f"\0{SENTINEL}")
         abstract.listen()
         code = attack_cell(sentinel=SENTINEL, paths=paths, kernel=os.getpid(), port=listening.getsockname()[1])
-        job, events = jobs.run(code, outputs=("table",), profile=Profile.UNTRUSTED)
+        count = "filters = [l.split()[1] for l in open('/proc/self/status') if l.startswith('Seccomp_filters')]"
+        job, events = jobs.run(f"{code}\n{count}", outputs=("table", "filters"), profile=Profile.UNTRUSTED)
     assert job.status is JobStatus.COMPLETED, (job.message, text(events, "stderr"))
     table = jobs.value(job, "table")
     assert table == expected(list(paths))
-    assert isolation(events).details["seccomp_filters"] == 2
+    assert jobs.value(job, "filters") == ["2"]
+    assert isolation(events).details["seccomp"] == seccomp.IN_WORDS
 
 
 FORGE = """
