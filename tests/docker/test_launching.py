@@ -167,6 +167,20 @@ def test_a_rerun_into_a_container_takes_its_settings(scripted: Session, monkeypa
     assert (again.container.network, again.container.user) == ("none", "7")
 
 
+def test_a_rerun_on_the_line_takes_the_options_of_the_jobs_own_runner(scripted: Session) -> None:
+    job = ended(run("1", runner="docker"))
+    verb(scripted, ["rerun", job.id, "--image", "python:3.12-slim", "--no-raise"])
+    assert scripted.manager.resolve("-1").request.container.image == "python:3.12-slim"
+    with pytest.raises(InvalidRequest, match="Option --image is for containers, and the job runs subprocess"):
+        verb(scripted, ["rerun", job.id, "-r", "subprocess", "--image", "python:3.12-slim"])
+
+
+def test_doctor_wants_to_know_which_image(scripted: Session) -> None:
+    for words in (["--image"], ["--image="], ["--image", ""]):
+        with pytest.raises(InvalidRequest, match="doctor --image wants an image"):
+            verb(scripted, ["doctor", *words])
+
+
 def test_a_rerun_has_the_image_that_the_job_had_and_says_when_its_name_means_another(
     engine: Engine, session: Session, image: str, docker_client: docker.DockerClient
 ) -> None:
