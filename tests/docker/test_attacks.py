@@ -10,7 +10,7 @@ import pytest
 
 from nodetool_jupyter.errors import OutputMissing
 from nodetool_jupyter.events import Display, Exit
-from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.jobs import JobStatus, Profile, Reason
 from nodetool_jupyter.notebook.handle import decode_value
 from nodetool_jupyter.places import job_root
 from nodetool_jupyter.worker import seccomp
@@ -49,17 +49,6 @@ def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path) -> None:
     assert isolation(events).details["seccomp"] == seccomp.IN_WORDS
 
 
-FORGE = """
-import json, os, signal, struct, time
-out = os.open("/proc/1/fd/1", os.O_WRONLY)
-def part(kind, data, size=None):
-    return struct.pack("!BI", kind, len(data) if size is None else size) + data
-def send(data):
-    while data:
-        data = data[os.write(out, data):]
-"""
-
-
 @pytest.mark.parametrize("place", ["fd/1", "fd/0", "mem", "environ"])
 def test_the_pump_is_closed_to_the_job(jobs: Jobs, place: str) -> None:
     job, _ = jobs.run(f"import os\nopen(f'/proc/{{os.getppid()}}/{place}', 'r+b')")
@@ -67,81 +56,12 @@ def test_the_pump_is_closed_to_the_job(jobs: Jobs, place: str) -> None:
     assert job.message.startswith("PermissionError")
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "send(part(9, b'x'))",
-        "send(part(0, b'', 0xffffffff))",
-        "send(part(1, b'', 65537))",
-        "send(b'\\xff' * 1000)",
-        "send(part(1, b'') * 100)",
-        "send(part(0, b'\\xff' * 64))",
-        "send(part(0, struct.pack('!II', 1 << 31, 4)))",
-        "send(part(3, b'{}'))\nsend(part(1, b'late'))",
-        "while True: send(part(1, b'') * 1000)",
-        "while True: send(part(3, b'{}') * 1000)",
-        "out = os.open('/proc/1/fd/2', os.O_WRONLY)\nwhile True: send(b'x' * 60000)",
-    ],
-)
-def test_what_is_forged_on_the_containers_own_stream_ends_the_job_alone(jobs: Jobs, code: str) -> None:
-    other = jobs.submit(
-        "import time\nprint('up', flush=True)\nfor n in range(20):\n    time.sleep(0.05)\nprint('fine')"
+def test_a_job_neither_kills_nor_stops_its_pump(jobs: Jobs) -> None:
+    signals = "signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV"
+    job, events = jobs.run(
+        f"import os, signal\nfor number in ({signals}):\n    os.kill(os.getppid(), number)\nprint('fine')"
     )
-    job, events = jobs.run(f"{FORGE}\n{code}\ntime.sleep(600)", limits=ResourceLimits(wall_seconds=30))
-    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.PROTOCOL), job.message
-    assert "NT-R02" in job.message
-    other, events = jobs.end(other)
-    assert (other.status, text(events)) == (JobStatus.COMPLETED, "up\nfine\n")
-
-
-@pytest.mark.parametrize(
-    "note",
-    [
-        "{}",
-        "[]",
-        "null",
-        "{",
-        "[" * 10_000,
-        '{"status": 0, "left": 0, "told": []}',
-        '{"status": "x", "left": null, "told": 7, "peak_memory_bytes": 1e999}',
-        '{"status": 99999999999999999999, "left": -5, "told": [["SIGKILL"]], "refused_forks": -1}',
-        '{"status": -4611686018427387904, "peak_memory_bytes": -1, "cpu_nanoseconds": 9223372036854775807}',
-    ],
-)
-def test_a_forged_note_of_the_end_makes_no_success(jobs: Jobs, note: str) -> None:
-    code = f"{FORGE}\nsend(part(3, {note.encode()!r}))\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)"
-    job, events = jobs.run(code)
-    assert job.status is JobStatus.FAILED
-    assert len(of(events, Exit)) == 1
-    assert job.usage.peak_memory_bytes >= 0
-
-
-def test_a_job_that_kills_its_pump_ends_with_its_container(jobs: Jobs) -> None:
-    job, _ = jobs.run("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)")
-    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.KILLED)
-    assert "SIGKILL" in job.message
-    jobs.nothing_is_left()
-
-
-def test_a_job_that_stops_its_pump_can_be_stopped(jobs: Jobs) -> None:
-    code = "import os, signal, time\nprint('up', flush=True)\ntime.sleep(0.3)\nos.kill(os.getppid(), signal.SIGSTOP)\n"
-    job = jobs.submit(f"{code}while True:\n    print('x' * 1000)", grace_seconds=0.4)
-    jobs.seen(job)
-    jobs.manager.cancel(job.id)
-    job, _ = jobs.end(job)
-    assert job.status is JobStatus.CANCELLED
-    jobs.nothing_is_left()
-
-
-def test_more_rights_than_were_granted_to_send_end_the_job(jobs: Jobs) -> None:
-    code = (
-        "import os, struct\nput = os.open('/proc/1/fd/0', os.O_WRONLY)\n"
-        "os.write(put, struct.pack('!BI', 4, 4) + b'\\x7f\\xff\\xff\\xff')\n"
-        "while True:\n    os.write(1, b'x' * 60000)"
-    )
-    job, _ = jobs.run(code, limits=ResourceLimits(wall_seconds=5), max_log_bytes=1 << 20)
-    assert job.status is JobStatus.FAILED
-    assert job.reason in (Reason.PROTOCOL, Reason.TIMEOUT)
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "fine\n"), job.message
 
 
 @pytest.mark.parametrize("what", HOSTILE)
