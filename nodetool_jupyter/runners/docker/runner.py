@@ -207,7 +207,7 @@ class DockerRunner:
                 loop.call_soon_threadsafe(gone.set)
 
         start.cancel()
-        start.add_done_callback(undo)
+        start.add_done_callback(lambda done: self._stops.submit(undo, done))  # never here: it blocks
         while not gone.is_set():
             with anyio.move_on_after(UNKILLABLE_SECONDS):
                 await gone.wait()
