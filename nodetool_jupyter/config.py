@@ -201,6 +201,7 @@ _PASSED = re.compile(
 )
 
 
+_MOST_GPUS = 64
 _PASSED_INTO_CONTAINERS = {"LANG", "TZ"}
 
 
@@ -219,5 +220,5 @@ def job_environment(environ: Mapping[str, str], request: JobRequest) -> dict[str
 
 def _visible_devices(gpus: str) -> dict[str, str]:
     """What tells CUDA which GPUs to use, where nothing can hold it to them: ids, or the first so many; not for all."""
-    ids = gpu_ids(gpus) or tuple(str(number) for number in range(int(gpus) if gpus.isdigit() else 0))
+    ids = gpu_ids(gpus) or tuple(str(number) for number in range(min(int(gpus), _MOST_GPUS) if gpus.isdigit() else 0))
     return {"CUDA_VISIBLE_DEVICES": ",".join(ids)} if ids else {}

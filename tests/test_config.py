@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nodetool_jupyter.config import BY_NAME, RUNNERS, SETTINGS, Settings, job_environment, usable_cpus
+from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile
 
@@ -203,3 +204,9 @@ def test_a_container_gets_next_to_nothing_whatever_its_profile(profile: Profile)
 def test_what_was_asked_for_holds_over_the_kernels_own(runner: str) -> None:
     found = passed(runner=runner, env={"TZ": "Asia/Tokyo", "MY_NAME": "1"})
     assert (found["TZ"], found["MY_NAME"]) == ("Asia/Tokyo", "1")
+
+
+@pytest.mark.parametrize("gpus", ["2", "9" * 20])
+def test_a_count_of_gpus_names_the_first_ones_and_no_more_than_a_machine_has(gpus: str) -> None:
+    seen = passed(runner="subprocess", container=ContainerOptions(gpus=gpus))["CUDA_VISIBLE_DEVICES"].split(",")
+    assert seen == [str(number) for number in range(min(int(gpus), 64))]

@@ -74,8 +74,12 @@ def _jobs(session: Session, words: list[str]) -> None:
         if session.stable
         else ["id", "name", "runner", "status", "started", "took", "peak"]
     )
-    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
-    for row in [header, *rows]:
+    _print_table([header, *rows])
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -104,7 +108,8 @@ def _row(job: Job, *, stable: bool) -> list[str]:
         seconds = max(0.0, time.time() - job.started_at)
     took = format_duration(seconds) if seconds is not None else "-"
     peak = format_size(job.usage.peak_memory_bytes) if job.usage.peak_memory_bytes else "-"
-    return [job.id[:8], job.request.name or "-", job.request.runner, status, started, took, peak]
+    name = job.request.name or job.request.work.filename.strip("<>") or "-"
+    return [job.id[:8], name, job.request.runner, status, started, took, peak]
 
 
 def _status(session: Session, words: list[str]) -> None:
@@ -209,12 +214,14 @@ def _config(session: Session, words: list[str]) -> None:
     settings = session.settings()
     names = [setting.name for setting in SETTINGS] if not words else [words[0].replace("-", "_")]
     known = {setting.name: setting for setting in SETTINGS}
+    rows = []
     for name in names:
         if name not in known:
             raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
         value = settings[name]
         shown = "-" if value is None or value == "" else without_password(str(value))
-        print(f"{name:<21} {shown:<12} {settings.origin(name):<30} {known[name].help}")
+        rows.append([name, shown, settings.origin(name), known[name].help])
+    _print_table(rows)
 
 
 def _prune(session: Session, words: list[str]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from types import ModuleType
 from typing import Any
 
 from ..worker.current import current
 
 _NAMES = ("stdout", "stderr")
+_newest: dict[str, StreamByJob] = {}
+_retired: deque[StreamByJob] = deque(maxlen=32)
 
 
 class StreamByJob:
@@ -98,4 +101,15 @@ def uninstall() -> None:
 
 
 def _by_job(name: str, stream: Any) -> Any:
-    return stream if stream is None or isinstance(stream, StreamByJob) else StreamByJob(name, stream)
+    """The stream told apart. It outlives its place in `sys`: CPython's `print` goes on writing to what was there when
+    it began without keeping it alive, and would crash the process."""
+    if stream is None or isinstance(stream, StreamByJob):
+        return stream
+    known = _newest.get(name)
+    if known is not None:
+        if known._nodetool[1] is stream:
+            vars(known).pop("write", None)
+            return known
+        _retired.append(known)
+    made = _newest[name] = StreamByJob(name, stream)
+    return made

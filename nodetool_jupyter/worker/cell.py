@@ -42,9 +42,10 @@ def run_cell(cell: Cell, namespace: dict[str, Any], *, outputs: Sequence[str], i
     finally:
         place.flush_figures()
     for name in outputs:
-        if name not in namespace:
+        if name in namespace:
+            inside.outlet.emit(*inside.pack(name, namespace[name]))
+        elif name not in inside.handed_over:
             raise OutputNotDefined(name)
-        inside.outlet.emit(*inside.pack(name, namespace[name]))
     packed, error = attempt(inside.pack, "", value) if value is not None else (None, None)
     if packed is not None:
         inside.outlet.emit(*packed)

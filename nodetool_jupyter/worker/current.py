@@ -36,6 +36,7 @@ class Inside:
     shares its process, its own pyplot figures, what it put in the place of `sys.stdout` and `sys.stderr`, the
     file mask before and after it changed it, and what gives it a folder for temporary files.
     fed: what was sent to the job while it runs, by name; called for the value.
+    handed_over: names of values that `output` has sent back already.
     open: false as soon as the job has ended; what its threads still write then goes where the process writes.
     """
 
@@ -51,6 +52,7 @@ class Inside:
         self.masks: tuple[int, int] | None = None
         self.folder: Callable[[], str] | None = None
         self.fed: dict[str, Callable[[], object]] = {}
+        self.handed_over: set[str] = set()
 
 
 _here: ContextVar[Inside | None] = ContextVar("nodetool_job", default=None)

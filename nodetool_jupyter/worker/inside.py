@@ -35,6 +35,7 @@ def output(name: str, value: T) -> T:
     inside = current()
     if inside is not None:
         inside.outlet.emit(*inside.pack(name, value))
+        inside.handed_over.add(name)
     return value
 
 

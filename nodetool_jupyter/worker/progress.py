@@ -35,24 +35,38 @@ class _Bar:
         self.depth = 0
         self._sent = -math.inf
         self._waiting: Report | None = None
+        self._newest: Report | None = None
         self._scheduled = False
 
     def show(self, report: Report, *, now: bool = False) -> None:
         """Send a state, or keep it until the bar's turn comes."""
+        self._newest = report
         if now or monotonic() - self._sent >= _PERIOD_SECONDS:
             self._send(report)
             return
         self._waiting = report
-        if not self._scheduled:
-            self._scheduled = True
-            self.inside.outlet.later(_PERIOD_SECONDS, self.catch_up)
+        self._schedule(_PERIOD_SECONDS)
 
     def catch_up(self) -> None:
         """Send the state that waits."""
-        self._scheduled = False
         waiting, self._waiting = self._waiting, None
         if waiting is not None and self.inside.open:
             self._send(waiting)
+            if waiting is not self._newest and self._newest is not None:  # another thread's may have gone out before it
+                self._send(self._newest)
+
+    def _schedule(self, seconds: float) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.inside.outlet.later(seconds, self._strike)
+
+    def _strike(self) -> None:
+        self._scheduled = False
+        early = _PERIOD_SECONDS - (monotonic() - self._sent)
+        if early <= 0:
+            self.catch_up()
+        elif self._waiting is not None:  # one was sent meanwhile
+            self._schedule(early)
 
     def _send(self, report: Report) -> None:
         self._waiting = None

@@ -36,6 +36,17 @@ def runner(request: pytest.FixtureRequest, plain_session: Session) -> str:
     return str(request.param)
 
 
+def test_what_was_handed_back_with_output_need_not_be_a_variable_at_the_end(runner: str) -> None:
+    def work(n: int) -> None:
+        import nodetool_jupyter
+
+        nodetool_jupyter.output("twice", n * 2)
+
+    job = run(work, runner=runner, inputs={"n": 4}, outputs=["twice"])
+    job.result(GUARD)
+    assert dict(job.outputs) == {"twice": 8}
+
+
 def test_code_finds_its_inputs_and_brings_its_outputs_back(runner: str) -> None:
     job = run("y = x + 1\nprint('hi')\ny * 2", runner=runner, inputs={"x": 20}, outputs=["y"])
     assert job.result(GUARD) == 42
