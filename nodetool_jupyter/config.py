@@ -20,7 +20,7 @@ from .containers import (
 )
 from .errors import InvalidRequest
 from .jobs import JobRequest, Profile
-from .quantities import parse_count, parse_duration, parse_number, parse_size, parse_switch
+from .quantities import parse_count, parse_duration, parse_number, parse_size, parse_switch, parse_timeout
 
 Parse = Callable[[str, str], Any]
 RUNNERS = ("threaded", "subprocess", "docker")
@@ -73,7 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("profile", ("NODETOOL_PROFILE",), _one_of(*Profile), "default", "how much a job is trusted"),
     Setting("background", ("NODETOOL_BACKGROUND",), parse_switch, False, "cells return at once"),
-    Setting("timeout", ("NODETOOL_JOB_TIMEOUT",), parse_duration, None, "seconds a job may run"),
+    Setting("timeout", ("NODETOOL_JOB_TIMEOUT",), parse_timeout, None, "seconds a job may run"),
     Setting("grace", ("NODETOOL_STOP_TIMEOUT",), parse_duration, 5.0, "seconds from the request to stop to SIGKILL"),
     Setting("python", ("NODETOOL_PYTHON",), _text, "", "interpreter of subprocess jobs (the kernel's own)"),
     Setting("progress", ("NODETOOL_PROGRESS",), _one_of("auto", "card", "text", "none"), "auto", "how a job is shown"),

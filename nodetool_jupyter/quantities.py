@@ -42,6 +42,11 @@ def parse_duration(text: str, what: str = "duration") -> float:
     return seconds
 
 
+def parse_timeout(text: str, what: str = "timeout") -> float | None:
+    """As `parse_duration`, or `None` for "none": no limit, whatever else is set."""
+    return None if text.strip().lower() == "none" else parse_duration(text, what)
+
+
 def parse_number(text: str, what: str = "number") -> float:
     """A fraction above zero, such as 1.5."""
     try:

@@ -19,7 +19,7 @@ from ..config import Settings
 from ..containers import ContainerOptions
 from ..errors import InvalidRequest
 from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
-from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size
+from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size, parse_timeout
 from . import container_options
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("-o", "--out"), {"metavar": "NAMES", "action": "append", "dest": "outputs",
                        "help": "variables to bring back: a,b; the last expression always comes back"}),
     (("-b", "--background"), {"action": "store_true", "default": None, "help": "return at once"}),
-    (("-t", "--timeout"), {"metavar": "TIME", "help": "stop it after this long: 30, 30s, 5m"}),
+    (("-t", "--timeout"), {"metavar": "TIME", "help": "stop it after this long: 30, 30s, 5m; none for no limit"}),
     (("-m", "--memory"), {"metavar": "SIZE", "help": "memory it may use: 512m, 2g"}),
     (("--cpus",), {"metavar": "N", "help": "processors it may use: 1.5"}),
     (("--pids-limit",), {"metavar": "N", "help": "processes and threads it may have: 256"}),
@@ -62,7 +62,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--profile": tuple(Profile),
     "--progress": ("auto", "card", "text", "none"),
     "--in": (AUTO, NONE),
-    "--timeout": ("30s", "5m", "1h"),
+    "--timeout": ("30s", "5m", "1h", "none"),
     "--memory": ("512m", "1g", "2g", "4g"),
     "--cpus": ("1", "2"),
     "--grace": ("5s", "30s"),
@@ -225,7 +225,7 @@ def _container(given: Namespace, settings: Settings, runner: str, profile: Profi
 def limits(given: Namespace) -> ResourceLimits:
     """The limits on the line."""
     return ResourceLimits(
-        wall_seconds=_given(given.timeout, parse_duration, "--timeout"),
+        wall_seconds=_given(given.timeout, parse_timeout, "--timeout"),
         memory_bytes=_given(given.memory, parse_memory, "--memory"),
         cpus=_given(given.cpus, parse_number, "--cpus"),
         pids=_given(given.pids_limit, parse_count, "--pids-limit"),
@@ -249,6 +249,8 @@ def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
     """What `rerun`'s options change about a request: only what was given. Those of containers stand apart."""
     asked = limits(given)
     changed: dict[str, Any] = {"limits": msgspec.structs.replace(request.limits, **asked.asked())}
+    if given.timeout is not None:
+        changed["limits"] = msgspec.structs.replace(changed["limits"], wall_seconds=asked.wall_seconds)
     if given.best_effort:
         changed["limits"] = msgspec.structs.replace(changed["limits"], best_effort=True)
     plain: Mapping[str, Callable[[], Any]] = {

@@ -210,3 +210,11 @@ def test_nothing_of_ours_is_completed_once_the_extension_is_unloaded(shell: Inte
     shell.run_line_magic("unload_ext", "nodetool_jupyter")
     assert "--runner" not in completed(shell, "%%nodetool --ru")
     shell.run_line_magic("load_ext", "nodetool_jupyter")
+
+
+def test_a_timeout_that_is_set_can_be_taken_back() -> None:
+    assert options("", timeout="5m").limits.wall_seconds == 300
+    assert options("-t none", timeout="5m").limits.wall_seconds is None
+    assert options("", timeout="none").limits.wall_seconds is None
+    before = JobRequest(work=CodeWork("1"), limits=ResourceLimits(wall_seconds=300))
+    assert changes(given("-t none"), before)["limits"].wall_seconds is None
