@@ -75,7 +75,7 @@ def refused(job: Job, field: str) -> None:
         ("PidMode", "host"),
         ("UTSMode", "host"),
         ("UsernsMode", "host"),
-        ("Init", False),
+        ("Init", True),
         ("OomScoreAdj", 0),
         ("Binds", ["/:/host"]),
         ("Devices", [{"PathOnHost": "/dev/sda"}]),
