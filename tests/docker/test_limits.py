@@ -97,7 +97,7 @@ def test_the_engine_tells_of_every_limit(jobs: Jobs) -> None:
     wanted: dict[str, Any] = {
         **{"Memory": 256 << 20, "MemorySwap": 256 << 20, "NanoCpus": 500_000_000, "PidsLimit": 40},
         **{"ShmSize": 32 << 20, "CapDrop": ["ALL"], "Privileged": False, "NetworkMode": "none", "IpcMode": "private"},
-        **{"PidMode": "", "Init": True, "OomScoreAdj": 800, "AutoRemove": False, "ReadonlyRootfs": False},
+        **{"PidMode": "", "Init": False, "OomScoreAdj": 800, "AutoRemove": False, "ReadonlyRootfs": False},
         **{"LogConfig": {"Type": "none", "Config": {}}, "SecurityOpt": ["no-new-privileges=true"]},
     }
     assert {name: host[name] for name in wanted} == wanted
