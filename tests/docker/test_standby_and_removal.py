@@ -54,7 +54,7 @@ def filled(executor: ThreadPoolExecutor, closed: list[Any]) -> tuple[StandbyPool
 def test_a_waiting_container_is_handed_out_once_to_however_many_ask(executor: ThreadPoolExecutor) -> None:
     pool, made = filled(executor, [])
     with ThreadPoolExecutor(50) as askers:
-        taken = [box for box in askers.map(lambda _: pool.take("key"), range(200)) if box is not None]
+        taken = [box for box in askers.map(lambda _: pool.take("key", CallOff()), range(200)) if box is not None]
     assert sorted(map(id, taken)) == sorted(map(id, made))
 
 
@@ -65,7 +65,7 @@ def test_a_container_that_has_ended_is_closed_and_not_handed_out(executor: Threa
     pool.drop_dead()
     until(lambda: closed == [made[0]], "it is closed")
     made[1].lives = False
-    assert pool.take("key") is None
+    assert pool.take("key", CallOff()) is None
     assert closed == made
 
 
@@ -89,7 +89,7 @@ def test_a_container_that_is_ready_after_the_end_is_closed(executor: ThreadPoolE
     pool.empty()
     release.set()
     until(lambda: len(closed) == 1, "it is closed")
-    assert pool.take("key") is None
+    assert pool.take("key", CallOff()) is None
 
 
 def test_a_container_that_can_not_be_made_keeps_no_place(executor: ThreadPoolExecutor) -> None:
