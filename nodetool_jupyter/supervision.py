@@ -20,7 +20,7 @@ from .frames import FilePart, Raised, Ready, Report, Returned, Value
 from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
 from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
-from .screening import Screen
+from .screening import Screen, plain
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
@@ -162,7 +162,7 @@ class Supervision:
                 verdict(None, nobody, limits=self.job.request.limits, stopped=self._stopped, complaint=self._complaint)
             )
         else:
-            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, why))
+            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, plain(why)))
 
     def _proven(self, exit_event: ev.Exit) -> bool:
         return isinstance(self._terminal, Raised) or exit_event.code == 0

@@ -48,7 +48,9 @@ class Box:
 
     def alive(self) -> bool:
         """Whether its stream still stands and nothing was said on it."""
-        return not select.select([self.connection], [], [], 0)[0]
+        poll = select.poll()  # `select` takes no descriptor above 1023
+        poll.register(self.connection.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
 
 class BoxRefused(WorkerNotStarted):
@@ -96,7 +98,7 @@ def open_box(
 def hand_out(engine: Engine, box: Box, spec: ContainerSpec, *, profile: Profile, asked: frozenset[str]) -> Box:
     """A waiting container under the limits of its job. Raises `WorkerNotStarted`; the box is closed then."""
     fields = update_fields(spec)
-    if fields == update_fields(box.spec):
+    if fields == update_fields(box.spec) and asked.isdisjoint(box.not_held):
         return replace(box, spec=spec)
     try:
         engine.ask(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .engine import LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
 
@@ -35,17 +35,21 @@ _OLDEST_GLIBC = 5
 LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
 
+_Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.]*\Z", max_length=32)]
+_Number = Annotated[str, Meta(pattern=r"^([0-9]{1,2}(\.[0-9]{1,3})+)?\Z")]
+
+
 class Python(Struct, frozen=True):
     """A Python interpreter: `version` 3.11.2, `abi` cp311; its C library and processor; markers as packages read them.
 
-    Everything is "" in an image that has none.
+    Everything is "" in an image that has none. What an image says of itself can be anything else than true.
     """
 
-    version: str = ""
-    abi: str = ""
-    libc: str = ""
-    libc_version: str = ""
-    machine: str = ""
+    version: _Number = ""
+    abi: _Word = ""
+    libc: _Word = ""
+    libc_version: _Number = ""
+    machine: _Word = ""
     markers: dict[str, str] = {}
 
     @property
