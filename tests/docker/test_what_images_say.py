@@ -7,15 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import LimitNotHeld, ProfileRefused, ProtocolError
 from nodetool_jupyter.frames import Ready, decode_frame
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
-from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.runners.docker.probe import Python
 from nodetool_jupyter.runners.docker.refusals import check_held, check_request
 from nodetool_jupyter.runners.docker.spec import NOBODY, container_spec
-from nodetool_jupyter.testing import ScriptedRunner
 
 SECCOMP = {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"]}
 
@@ -58,13 +55,6 @@ def test_a_python_that_can_not_be_is_none(claim: dict[str, str]) -> None:
 def test_every_way_to_write_root_is_nobody(user: str, runs_as: str) -> None:
     spec = container_spec(request(Profile.DEFAULT), {}, image="sha256:1", image_user=user, network="none", devices=())
     assert spec.config["User"] == runs_as
-
-
-def test_what_a_container_says_when_it_can_not_start_is_plain_text() -> None:
-    runner = ScriptedRunner(name="docker", fail_to_start="It says \x1b]52;c;eA==\x07\x1b[2Jno.")
-    with JobExecutionManager(runners=[runner]) as manager:
-        job = manager.submit(JobRequest(work=CodeWork("1"), runner="docker", container=ContainerOptions()))
-        assert manager.wait(job.id).message == "It says no."
 
 
 @pytest.mark.parametrize("told", [[], ["name=apparmor"], ["name=seccomp,profile=unconfined"]])
