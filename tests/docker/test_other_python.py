@@ -45,7 +45,8 @@ def request(other: ContainerOptions, **fields: object) -> JobRequest:
 
 def sent(jobs: Jobs, other: ContainerOptions, **values: object) -> list[Value]:
     """As the notebook sends them."""
-    found, _ = encode_inputs(list(values), values, request(other), jobs.manager.runner("docker"))
+    asked = request(other)
+    found, _ = encode_inputs(list(values), values, asked, jobs.manager.runner("docker").speaks_other(asked))
     return found
 
 

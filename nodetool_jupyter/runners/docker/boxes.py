@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 _READY_SECONDS = 60.0
+_NOT_READY = (
+    f"The container's worker was not ready after {_READY_SECONDS:g} s. Try the image's python3, or look at the load of "
+    "the engine."
+)
 _LIMIT_FIELDS = {
     "Memory": "memory_bytes",
     "MemorySwap": "memory_bytes",
@@ -211,9 +215,7 @@ def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
                         return report.python, parts
         except (ProtocolError, wire.WireError) as error:
             raise WorkerNotStarted(f"The container's worker could not start: {error}") from None
-    raise WorkerNotStarted(
-        f"The container's worker was not ready after {_READY_SECONDS:g} s. Look at the load of the engine."
-    )
+    raise WorkerNotStarted(_NOT_READY)
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,8 @@ def _complaint(words: str) -> str:
 
 
 def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
+    if isinstance(error, TimeoutError):  # its python3 does not take what it is sent
+        return WorkerNotStarted(_NOT_READY)
     text = str(error).strip().rstrip(".")
     if "could not select device driver" in text or "nvidia-container" in text:
         return WorkerNotStarted(
