@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .errors import ProtocolError
 from .events import (
@@ -25,7 +25,7 @@ class Ready(Struct, frozen=True, tag="ready", tag_field="type"):
     """The worker has booted and waits for its work."""
 
     protocol: int
-    python: str
+    python: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.+]{1,32}\Z")]
     pid: int = 0
 
 

@@ -20,7 +20,7 @@ from .frames import FilePart, Raised, Ready, Report, Returned, Value
 from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
 from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
-from .screening import Screen
+from .screening import Screen, plain
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
@@ -142,6 +142,7 @@ class Supervision:
         if self._worker is None:
             self._not_started("")
             return
+        exit_event = msgspec.structs.replace(exit_event, detail=plain(exit_event.detail))
         self._append([exit_event])
         self._finish(
             verdict(
@@ -253,21 +254,22 @@ class Supervision:
 
     def _finish(self, found: Verdict) -> None:
         duration = time.monotonic() - self._started if self._started is not None else None
+        message = plain(found.message)  # it may quote what a job wrote last, or an image that could not start
         job = advance(
             self.job,
             found.status,
             ended_at=time.time(),
             duration_seconds=duration,
             reason=found.reason,
-            message=found.message,
+            message=message,
         )
         failed = found.status is not JobStatus.COMPLETED
         raised = self._terminal if isinstance(self._terminal, Raised) and failed else None
         update = ev.JobUpdate(
             status=found.status.value,
-            message=found.message,
+            message=message,
             result=_plain(self.outcome.get("")),
-            error=found.message if found.status is JobStatus.FAILED else None,
+            error=message if found.status is JobStatus.FAILED else None,
             traceback="\n".join(raised.traceback) if raised else None,
             reason=found.reason.value if found.reason else None,
             duration=duration,

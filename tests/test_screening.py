@@ -10,11 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodetool_jupyter.config import Settings
 from nodetool_jupyter.errors import ProtocolError
-from nodetool_jupyter.events import ClearOutput, Display, LogUpdate, NodeProgress, Notification, Stream, UsageUpdate
+from nodetool_jupyter.events import (
+    ClearOutput,
+    Display,
+    Exit,
+    LogUpdate,
+    NodeProgress,
+    Notification,
+    Stream,
+    UsageUpdate,
+)
 from nodetool_jupyter.frames import FilePart, Raised, Returned, Value
+from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.kept import KeptLog
+from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.screening import Screen, plain
+from nodetool_jupyter.testing import ScriptedRunner
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 8, 8) + b"\x08\x02\x00\x00\x00"
 JPEG = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00\xff\xd9"
@@ -150,3 +163,26 @@ def test_long_labels_and_large_json_count_by_their_size() -> None:
     log.add(NodeProgress(progress=1, label="x" * 6_000))
     log.add(Display(data={"application/json": ["x" * 6_000]}))
     assert [type(event) for event in log.take()] == [NodeProgress, Notification]
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        ScriptedRunner(
+            Stream(name="stderr", text="x"),
+            exit=Exit(cause="crashed", signal="SIGABRT", detail="Fatal \x1b]52;c;eA==\x07\x1b[2Jend"),
+        ),
+        ScriptedRunner(fail_to_start="The image says \x1b]52;c;eA==\x07\x1b[2Jend"),
+    ],
+    ids=["a crash", "a start that failed"],
+)
+def test_how_a_job_ended_is_told_in_plain_text_whatever_it_wrote_last(
+    settings: Settings, runner: ScriptedRunner
+) -> None:
+    with JobExecutionManager(settings, runners=[runner]) as manager:
+        job = manager.submit(JobRequest(work=CodeWork("1"), runner="scripted"))
+        ended = manager.wait(job.id)
+        events = manager.events(job.id)
+    assert "end" in ended.message
+    assert "\x1b" not in ended.message
+    assert not any("\\x1b" in repr(event) for event in events)

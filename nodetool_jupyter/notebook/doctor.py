@@ -31,6 +31,7 @@ _PACKAGES = (
     "sqlalchemy",
 )
 _GOOD_IPYKERNEL = (7, 4)
+_BOUNDARIES = {"subprocess": "in a sandbox", "docker": "in a container"}
 
 
 def report(session: Session) -> str:
@@ -123,7 +124,7 @@ def _runners(manager: JobExecutionManager) -> Iterator[str]:
         holds = runner.holds()
         for limit in LIMIT_NAMES:
             yield f"     {limit:<16} {holds.get(limit, 'not held here; asking for it is refused')}"
-        yield f"     {'untrusted code':<16} {_refusal(runner, name) or 'in a sandbox'}"
+        yield f"     {'untrusted code':<16} {_refusal(runner, name) or _BOUNDARIES.get(name, '')}"
 
 
 def _refusal(runner: Runner, name: str) -> str:

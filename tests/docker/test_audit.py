@@ -84,6 +84,7 @@ def refused(job: Job, field: str) -> None:
         ("PortBindings", {"80/tcp": [{}]}),
         ("Sysctls", {"kernel.shm_rmid_forced": "0"}),
         ("MaskedPaths", []),
+        ("ReadonlyPaths", []),
         ("Tmpfs", {}),
         ("Ulimits", []),
         ("LogConfig", {"Type": "json-file", "Config": {}}),
@@ -169,3 +170,12 @@ def test_a_waiting_container_that_does_not_take_its_limits_is_removed(kept_jobs:
     refused(job, "Memory")
     left = {container[:12] for container in kept_jobs.containers()}
     assert len(known - left) == 1
+
+
+def test_a_waiting_container_without_a_limit_is_none_for_who_asks_for_it(kept_jobs: Jobs, lies: Lies) -> None:
+    lies.host["PidsLimit"] = 5
+    _, events = kept_jobs.run("1")
+    assert "pids" in isolation(events).not_held
+    waiting(kept_jobs)
+    job, _ = kept_jobs.run("1", limits=ResourceLimits(pids=512))
+    refused(job, "PidsLimit")

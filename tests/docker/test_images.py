@@ -18,7 +18,8 @@ import pytest
 from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.events import NodeProgress, Notification
 from nodetool_jupyter.jobs import JobStatus, Reason
-from nodetool_jupyter.runners.docker.images import ImageMissing
+from nodetool_jupyter.runners.docker import probe
+from nodetool_jupyter.runners.docker.images import Image, ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on
 from tests.docker.registry import free_port, push, registry
 from tests.engine import images, private
@@ -212,3 +213,23 @@ def _tar(files: dict[str, bytes]) -> bytes:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return written.getvalue()
+
+
+def test_an_image_whose_python_never_ends_is_not_waited_for(
+    jobs: Jobs, docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "PATIENCE_SECONDS", 1.0)
+    there = "/usr/local/bin/python3"
+    program = f"printf '#!/bin/sh\\nwhile :; do echo word; done\\n' > {there}; chmod 755 {there}"
+    made = docker_client.api.create_container(images.IMAGE, ["sh", "-c", program], user="0")["Id"]
+    docker_client.api.start(made)
+    docker_client.api.wait(made)
+    endless = docker_client.api.commit(made)["Id"]
+    docker_client.api.remove_container(made, v=True)
+    try:
+        runner = jobs.manager.runner("docker")
+        assert runner.python_of(Image("endless", endless)) == ""  # type: ignore[attr-defined]
+        assert not runner.engine.silent  # type: ignore[attr-defined]
+        assert not docker_client.api.containers(all=True, filters={"ancestor": endless})
+    finally:
+        docker_client.api.remove_image(endless)

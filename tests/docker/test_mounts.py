@@ -13,7 +13,7 @@ from nodetool_jupyter.errors import InvalidRequest, ProfileRefused
 from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
 from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
-from tests.engine.private import Engine
+from tests.engine.private import Engine, until
 from tests.workflows.seeing import text
 
 
@@ -177,6 +177,18 @@ def test_a_bridge_is_the_kernels_own_and_its_containers_do_not_see_each_other(jo
         found = client.api.inspect_network(name)
     assert found["Options"] == {"com.docker.network.bridge.enable_icc": "false"}
     assert found["Labels"]["nodetool.owner"] == jobs.manager.owner.id
+
+
+def test_a_bridge_that_somebody_removed_is_made_again(jobs: Jobs) -> None:
+    options = ContainerOptions(network="bridge")
+    _, events = jobs.run("1", container=options)
+    with jobs.engine.client() as client:
+        until(lambda: not jobs.containers(), "nobody is on it")
+        client.api.remove_network(isolation(events).details["network"])
+    job, _ = jobs.run("1", container=options)
+    assert "not found" in job.message
+    job, _ = jobs.run("1", container=options)
+    assert job.status is JobStatus.COMPLETED, job.message
 
 
 def test_anonymous_volumes_of_an_image_go_with_the_container(jobs: Jobs) -> None:

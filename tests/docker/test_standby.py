@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nodetool_jupyter.containers import ContainerOptions
+from nodetool_jupyter.containers import Bind, ContainerOptions
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
 from tests.docker.jobs import SLEEP, Jobs, isolation, jobs_on, kept_environ
@@ -149,3 +150,20 @@ def test_few_containers_wait_and_closing_the_manager_removes_them(jobs: Jobs) ->
     until(lambda: len(jobs.containers()) <= 4, "no more than four wait")
     jobs.manager.close()
     jobs.nothing_is_left()
+
+
+def test_a_folder_that_was_made_anew_is_not_shown_by_a_container_that_waited_with_the_old_one(
+    jobs: Jobs, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shown") / "data"
+    seen = []
+    for content in ("old", "new"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o755)
+        (folder / "file").write_text(content)
+        options = ContainerOptions(binds=(Bind(str(folder), "/data", True),))
+        job, events = jobs.run("print(open('/data/file').read(), end='')", container=options)
+        assert job.status is JobStatus.COMPLETED, job.message
+        seen.append(text(events))
+        waiting(jobs)
+    assert seen == ["old", "new"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +14,12 @@ import pytest
 
 from nodetool_jupyter.runners.base import WorkerNotStarted
 from nodetool_jupyter.runners.docker import removal
+from nodetool_jupyter.runners.docker.attach import Parts
 from nodetool_jupyter.runners.docker.boxes import Box
 from nodetool_jupyter.runners.docker.engine import CallOff
 from nodetool_jupyter.runners.docker.pool import StandbyPool
 from nodetool_jupyter.runners.docker.removal import Removal
+from nodetool_jupyter.runners.docker.spec import ContainerSpec
 from tests.engine.private import until
 
 
@@ -56,6 +60,16 @@ def test_a_waiting_container_is_handed_out_once_to_however_many_ask(executor: Th
     with ThreadPoolExecutor(50) as askers:
         taken = [box for box in askers.map(lambda _: pool.take("key", CallOff()), range(200)) if box is not None]
     assert sorted(map(id, taken)) == sorted(map(id, made))
+
+
+def test_a_container_is_looked_at_whatever_number_its_connection_has() -> None:
+    one, other = socket.socketpair()
+    with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 1500)) as far:
+        spec = ContainerSpec(limits={}, defaults={}, held={}, not_held=(), config={})
+        box = Box(id="1", name="one", spec=spec, connection=far, parts=Parts(), python="3.11.2")
+        assert box.alive()
+        other.close()
+        assert not box.alive()
 
 
 def test_a_container_that_has_ended_is_closed_and_not_handed_out(executor: ThreadPoolExecutor) -> None:
@@ -136,3 +150,20 @@ def test_what_is_left_in_the_end_is_told() -> None:
     assert left.close() == ["one"]
     left.add("two")
     assert set(left.waiting) == {"one", "two"}
+
+
+@pytest.mark.usefixtures("hurried")
+def test_what_a_container_may_still_use_is_kept_until_it_is_gone() -> None:
+    there, freed = threading.Event(), []
+    there.set()
+    left = Removal(lambda name: not there.is_set())
+    left.add("one", then=lambda: freed.append("one"))
+    left.add("two")
+    assert not freed
+    there.clear()
+    until(lambda: not left.waiting, "both are gone")
+    until(lambda: freed == ["one"], "and what the first had is free")
+    there.set()
+    left.add("three", then=lambda: freed.append("three"))
+    assert left.close() == ["three"]
+    assert freed == ["one", "three"]

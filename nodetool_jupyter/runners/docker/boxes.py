@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 _READY_SECONDS = 60.0
+_NOT_READY = (
+    f"The container's worker was not ready after {_READY_SECONDS:g} s. Try the image's python3, or look at the load of "
+    "the engine."
+)
 _LIMIT_FIELDS = {
     "Memory": "memory_bytes",
     "MemorySwap": "memory_bytes",
@@ -48,7 +52,9 @@ class Box:
 
     def alive(self) -> bool:
         """Whether its stream still stands and nothing was said on it."""
-        return not select.select([self.connection], [], [], 0)[0]
+        poll = select.poll()  # `select` takes no descriptor above 1023
+        poll.register(self.connection.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
 
 class BoxRefused(WorkerNotStarted):
@@ -96,7 +102,7 @@ def open_box(
 def hand_out(engine: Engine, box: Box, spec: ContainerSpec, *, profile: Profile, asked: frozenset[str]) -> Box:
     """A waiting container under the limits of its job. Raises `WorkerNotStarted`; the box is closed then."""
     fields = update_fields(spec)
-    if fields == update_fields(box.spec):
+    if fields == update_fields(box.spec) and asked.isdisjoint(box.not_held):
         return replace(box, spec=spec)
     try:
         engine.ask(
@@ -209,9 +215,7 @@ def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
                         return report.python, parts
         except (ProtocolError, wire.WireError) as error:
             raise WorkerNotStarted(f"The container's worker could not start: {error}") from None
-    raise WorkerNotStarted(
-        f"The container's worker was not ready after {_READY_SECONDS:g} s. Look at the load of the engine."
-    )
+    raise WorkerNotStarted(_NOT_READY)
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,8 @@ def _complaint(words: str) -> str:
 
 
 def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
+    if isinstance(error, TimeoutError):  # its python3 does not take what it is sent
+        return WorkerNotStarted(_NOT_READY)
     text = str(error).strip().rstrip(".")
     if "could not select device driver" in text or "nvidia-container" in text:
         return WorkerNotStarted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .lines import Line
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
 _BAR = "pull"
+_VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
 _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
 
 
@@ -157,8 +159,13 @@ class Images:
         config = found.get("Config") or {}
         environ = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
         digests = found.get("RepoDigests") or [""]
+        python = environ.get("PYTHON_VERSION", "")
         return Image(
-            name, found["Id"], digests[0].partition("@")[2], config.get("User") or "", environ.get("PYTHON_VERSION", "")
+            name,
+            found["Id"],
+            digests[0].partition("@")[2],
+            config.get("User") or "",
+            python if _VERSION.match(python) else "",
         )
 
 

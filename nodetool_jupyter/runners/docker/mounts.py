@@ -46,6 +46,19 @@ def checked_binds(
     return tuple(_checked(bind, sockets, own, never) for bind in binds)
 
 
+def what_lies_at(sources: Iterable[str]) -> list[tuple[int, int] | None]:
+    """The files and folders at these paths now: a container shows for ever what lay there when it was made."""
+    found: list[tuple[int, int] | None] = []
+    for source in sources:
+        try:
+            status = os.stat(source)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return found
+
+
 def _checked(bind: Bind, sockets: set[str], own: dict[str, str], never: set[str]) -> Bind:
     source = os.path.realpath(os.path.expanduser(bind.source))
     if not os.path.exists(source):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .engine import LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
 
@@ -31,21 +31,26 @@ print(json.dumps({
     },
 }))
 """
+PATIENCE_SECONDS = 30.0
 _OLDEST_GLIBC = 5
 LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
+
+
+_Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.]*\Z", max_length=32)]
+_Number = Annotated[str, Meta(pattern=r"^([0-9]{1,2}(\.[0-9]{1,3})+)?\Z")]
 
 
 class Python(Struct, frozen=True):
     """A Python interpreter: `version` 3.11.2, `abi` cp311; its C library and processor; markers as packages read them.
 
-    Everything is "" in an image that has none.
+    Everything is "" in an image that has none. What an image says of itself can be anything else than true.
     """
 
-    version: str = ""
-    abi: str = ""
-    libc: str = ""
-    libc_version: str = ""
-    machine: str = ""
+    version: _Number = ""
+    abi: _Word = ""
+    libc: _Word = ""
+    libc_version: _Number = ""
+    machine: _Word = ""
     markers: dict[str, str] = {}
 
     @property
@@ -74,6 +79,18 @@ def probe(engine: Engine, image_id: str, labels: Mapping[str, str]) -> Python:
         return Python()
 
 
+def _await_end(client: Any, container: str) -> None:
+    """As the SDK's, which without a timeout of its own waits for ever: an image's python3 may never end."""
+    import requests
+
+    try:
+        client.wait(container, timeout=PATIENCE_SECONDS)
+    except requests.exceptions.RequestException as error:
+        if "timed out" not in str(error):
+            raise
+        raise EngineRefused(0, f"its python3 did not end within {PATIENCE_SECONDS:g} s") from None
+
+
 def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping[str, str]) -> str:
     """What a command writes in a container of the image: as nobody, without network, with nothing to write to.
 
@@ -100,7 +117,7 @@ def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping
     created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
     try:
         engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
-        engine.ask(lambda client: client.wait(created), seconds=LONG_SECONDS)
+        engine.ask(lambda client: _await_end(client, created), seconds=LONG_SECONDS)
         said: bytes = engine.ask(lambda client: client.logs(created, stderr=False))
         return said.decode("utf-8", "replace").strip()
     finally:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...containers import check_options
-from ...errors import InvalidRequest, ProfileRefused
+from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from ...frames import Value
 from ...jobs import JobRequest, Profile
 from ...quantities import format_size
-from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, above_host
+from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, PROFILE_LIMITS, above_host, holds
 
 _NOTHING = "Nothing was started."
 _OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cpus"}
@@ -44,6 +44,27 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
         )
     if request.profile is Profile.UNTRUSTED:
         _check_untrusted(request)
+        _check_filtered(facts)
+
+
+def check_held(request: JobRequest, facts: Mapping[str, Any]) -> None:
+    """Raise `LimitNotHeld` for what this engine can't hold of what was asked, and what untrusted code must have."""
+    untrusted = request.profile is Profile.UNTRUSTED
+    wanted = {*request.limits.asked(), *(PROFILE_LIMITS[request.profile] if untrusted else ())}
+    lacking = wanted - set(holds(facts))
+    if lacking and (untrusted or not request.limits.best_effort):
+        raise LimitNotHeld(lacking, "docker", "Run on an engine that holds it", or_without=not untrusted)
+
+
+def _check_filtered(facts: Mapping[str, Any]) -> None:
+    """An engine tells of its filter on system calls, and of one that was switched off."""
+    told = [option for option in facts.get("SecurityOptions") or () if option.startswith("name=seccomp")]
+    if not told or any("profile=unconfined" in option for option in told):
+        raise ProfileRefused(
+            "NT-D03",
+            "The engine has no filter on system calls (seccomp), and profile 'untrusted' requires it. Start dockerd "
+            f"without --seccomp-profile=unconfined, on a kernel with seccomp. {_NOTHING}",
+        )
 
 
 def _check_untrusted(request: JobRequest) -> None:

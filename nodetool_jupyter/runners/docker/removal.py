@@ -16,12 +16,18 @@ class Removal:
         self._attempt = attempt
         self._lock = threading.Lock()
         self._times: dict[str, int] = {}
+        self._then: dict[str, Callable[[], object]] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def add(self, name: str, *, unsure: bool = False) -> None:
-        """Have it removed. unsure: it may not be there yet, so that it must be gone for a while to be believed."""
+    def add(self, name: str, *, unsure: bool = False, then: Callable[[], object] | None = None) -> None:
+        """Have it removed. unsure: it may not be there yet, so that it must be gone for a while to be believed.
+
+        then: called once when it is gone, or nobody tries any more.
+        """
         with self._lock:
+            if then is not None:
+                self._then[name] = then
             self._times[name] = _TIMES_WHEN_UNSURE if unsure else 1
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="nodetool-docker-removal", daemon=True)
@@ -39,6 +45,8 @@ class Removal:
         thread = self._thread
         if thread is not None:
             thread.join()
+        while self._then:
+            self._then.popitem()[1]()
         return self.waiting
 
     def _run(self) -> None:
@@ -58,5 +66,9 @@ class Removal:
     def _gone(self, name: str) -> None:
         with self._lock:
             self._times[name] -= 1
-            if not self._times[name]:
-                del self._times[name]
+            if self._times[name]:
+                return
+            del self._times[name]
+            then = self._then.pop(name, None)
+        if then is not None:
+            then()

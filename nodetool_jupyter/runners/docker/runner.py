@@ -16,7 +16,6 @@ import anyio.to_thread
 import msgspec
 
 from ...containers import Bind, default_image
-from ...errors import LimitNotHeld
 from ...events import Isolation, Notification
 from ...frames import Report
 from ...jobs import Job, JobRequest
@@ -33,10 +32,10 @@ from .heir import Heir
 from .images import Image, Images
 from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
-from .mounts import checked_binds
+from .mounts import checked_binds, what_lies_at
 from .pool import StandbyPool
 from .probe import probe
-from .refusals import check_request, code_for_another, other_python
+from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .versions import Finding, look_into
 from .watch import Watch
@@ -91,9 +90,7 @@ class DockerRunner:
         if request.container.requirements:
             wheels.check_pip()
         self._binds(request)
-        lacking = set(request.limits.asked()) - set(holds(facts))
-        if lacking and not request.limits.best_effort:
-            raise LimitNotHeld(lacking, self.name, "Run on an engine that holds it")
+        check_held(request, facts)
         self.images.check(request.container)
 
     def holds(self) -> Mapping[str, str]:
@@ -160,6 +157,7 @@ class DockerRunner:
                 executor=self._stops,
                 watch=self._watch,
                 watched=started.watched,
+                leases=started.leases,
             )
             del parcel
             try:
@@ -239,7 +237,8 @@ class DockerRunner:
                 if options.requirements:
                     built = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
                 spec = self._spec(request, image, leases, stop, built=built)
-                key = pool_key(spec)
+                shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
+                key = f"{pool_key(spec)} {shown}"
                 waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
                 asked = _asked(request)
                 box = (
@@ -251,6 +250,9 @@ class DockerRunner:
                 return _Started(spec, key, box, image, watched, leases.pop_all())
         except (EngineUnavailable, EngineRefused) as error:
             raise WorkerNotStarted(str(error)) from None
+        except WorkerNotStarted:
+            self._network = ""  # somebody may have removed it: the next job looks
+            raise
 
     def _spec(
         self, request: JobRequest, image: Image, leases: ExitStack, stop: CallOff, *, built: str

@@ -114,7 +114,10 @@ def container_spec(
 def _user_of(image_user: str, *, untrusted: bool) -> str:
     """The image's own user where that isn't root; untrusted code is not told who that is by a name of the image's."""
     uid = image_user.partition(":")[0]
-    is_root = int(uid) == 0 if uid.isdigit() else uid in ("", "root") or untrusted
+    try:
+        is_root = int(uid) == 0  # the engine reads numbers with a sign, too
+    except ValueError:
+        is_root = uid in ("", "root") or untrusted
     return NOBODY if is_root else image_user
 
 
@@ -230,8 +233,9 @@ def differences(spec: ContainerSpec, found: Mapping[str, Any]) -> list[tuple[str
     pairs = [(name, value, host.get(name)) for name, value in spec.host.items() if name != "Mounts"]
     pairs += [(name, spec.config[name], config.get(name)) for name in ("User", "WorkingDir", "StdinOnce")]
     pairs += [(name, None, host.get(name)) for name in _NEVER_ASKED]
-    if "MaskedPaths" in host and not host["MaskedPaths"]:
-        pairs.append(("MaskedPaths", ["/proc/kcore"], host["MaskedPaths"]))
+    for name, one in (("MaskedPaths", "/proc/kcore"), ("ReadonlyPaths", "/proc/sys")):
+        if name in host and not host[name]:
+            pairs.append((name, [one], host[name]))
     wanted = {(mount["Target"], mount["ReadOnly"]) for mount in spec.host["Mounts"]}
     mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
     pairs.append(("Mounts", sorted(wanted), sorted(mounted)))

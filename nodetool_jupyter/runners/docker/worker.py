@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -49,6 +50,7 @@ class DockerWorker:
         executor: ThreadPoolExecutor,
         watch: Watch,
         watched: int,
+        leases: ExitStack,
     ) -> None:
         self._job = job
         self._engine = engine
@@ -66,6 +68,7 @@ class DockerWorker:
         self._executor = executor
         self._watch = watch
         self._watched = watched
+        self._leases = leases
 
     def isolation(self) -> Isolation:
         """What `inspect` confirmed before the container started."""
@@ -136,7 +139,8 @@ class DockerWorker:
         self._usage.stop()
         ended = await self.wait()
         if ended.cause in (_UNKILLABLE, _ENGINE_LOST):
-            self._engine.left.add(self._box.id)
+            # it may go on there, and with it what it has of a GPU
+            self._engine.left.add(self._box.id, then=self._leases.pop_all().close)
         else:
             self._executor.submit(self._engine.remove, self._box.id)
 
