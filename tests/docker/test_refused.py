@@ -93,7 +93,7 @@ def refusal(url: str, environ: dict[str, str]) -> str:
 def test_without_an_engine_the_remedy_is_named(environ: dict[str, str], tmp_path: Path) -> None:
     said = refusal(f"unix://{tmp_path}/none.sock", environ)
     assert "there is no such socket" in said
-    assert "Start Docker, or choose another --runner" in said
+    assert "Start Docker, set DOCKER_HOST to where it listens, or choose another --runner" in said
 
 
 def test_an_engine_that_is_dead_refused_the_connection(environ: dict[str, str], tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ _PAUSE_SECONDS = 10.0
 _THREADS = 24
 _SOCKET = "/var/run/docker.sock"
 _CONFIGURED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
-_ELSEWHERE = "Start Docker, or choose another --runner; the job was not moved to another runner"
+_ELSEWHERE = (
+    "Start Docker, set DOCKER_HOST to where it listens, or choose another --runner; "
+    "the job was not moved to another runner"
+)
 
 
 class EngineUnavailable(RunnerUnavailable):

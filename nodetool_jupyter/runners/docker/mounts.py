@@ -61,11 +61,13 @@ def what_lies_at(sources: Iterable[str]) -> list[tuple[int, int] | None]:
 
 def _checked(bind: Bind, sockets: set[str], own: dict[str, str], never: set[str]) -> Bind:
     source = os.path.realpath(os.path.expanduser(bind.source))
-    if not os.path.exists(source):
-        raise InvalidRequest(f"-v: there is no {bind.source!r} on this machine. Make it first. Nothing was started.")
+    if source == "/":
+        raise MountRefused(bind.source, "is the whole machine")
     for path in sockets:
         if _contains(source, path):
             raise MountRefused(bind.source, "is, or contains, the Docker socket")
+    if not os.path.exists(source):
+        raise InvalidRequest(f"-v: there is no {bind.source!r} on this machine. Make it first. Nothing was started.")
     for path, what in own.items():
         if _contains(source, path) or _contains(path, source):
             raise MountRefused(bind.source, f"is, contains or belongs to {what}")

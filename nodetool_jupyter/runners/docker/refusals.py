@@ -86,8 +86,8 @@ def _check_untrusted(request: JobRequest) -> None:
 
 def _is_nobody_special(user: str) -> bool:
     """A number that is not root's; what a name means is the image's to say."""
-    uid = user.partition(":")[0]
-    return not user or (uid.isdigit() and int(uid) != 0)
+    ids = user.split(":")
+    return not user or all(id_.isdigit() and int(id_) != 0 for id_ in ids)
 
 
 def minor(version: str) -> str:

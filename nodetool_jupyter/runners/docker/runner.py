@@ -376,7 +376,7 @@ def _asked(request: JobRequest) -> frozenset[str]:
 
 def _run(job: Job, parcel: Parcel, box: Box) -> list[wire.Buffer]:
     request, environ = job.request, {**parcel.environ, JOB_VARIABLE: job.id}
-    cpus = request.limits.cpus
-    if cpus:
+    cpus = box.spec.limits.get("cpus")
+    if cpus:  # a container sees all processors of its machine
         environ.setdefault("OMP_NUM_THREADS", str(max(1, round(cpus))))
     return run_frame(request, parcel, sys_path=None, environ=environ, by_value=not other_python(box.python))
