@@ -18,6 +18,7 @@ from nodetool_jupyter.events import Exit, Stream
 from nodetool_jupyter.frames import Raised, Report
 from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.runners.base import Parcel
+from nodetool_jupyter.runners.run_frame import run_frame
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.worker import wire, zygote
 from nodetool_jupyter.worker.control import PREFIX
@@ -103,9 +104,8 @@ def test_a_stop_finds_a_waiting_interpreter_before_it_is_the_jobs(tmp_path: Path
         assert orders.recv(1) == zygote.TAKEN
         assert orders.recv(1) == b""
         its_channel.close()
-        run = {"type": "run", "code": "print('never')", "filename": "<cell>", "profile": "default", "outputs": []}
-        run |= {"sys_path": sys.path, "secrets": {}, "max_transfer_bytes": 1 << 20}
-        wire.write(channel.fileno(), wire.encode(run))
+        run = run_frame(JobRequest(work=CodeWork("print('never')")), Parcel(), sys_path=sys.path, by_value=True)
+        wire.write(channel.fileno(), run)
         channel.settimeout(HANG_GUARD_SECONDS)
         parser, types = wire.Parser(max_body_bytes=0), []
         while data := channel.recv(1 << 16):
