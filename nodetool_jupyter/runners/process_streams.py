@@ -20,7 +20,7 @@ from ..events import Stream, UsageUpdate
 from ..frames import Raised, Report, Returned, decode_frames
 from ..worker import wire
 
-_CHUNK = 1 << 20
+_CHUNK = 512 << 10
 _PIPE_BYTES = 1 << 20
 _SO_SNDBUFFORCE = 32
 _F_SETPIPE_SZ = 1031

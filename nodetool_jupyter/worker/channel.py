@@ -198,8 +198,7 @@ class Channel:
     def _advance(self, head: _Gathered | _Bytes) -> None:
         if type(head) is _Gathered:
             head.closed = True
-            self._queue[0] = _Bytes(b"".join(_frames(head.parts)))
-            return
+            self._queue[0] = head = _Bytes(b"".join(_frames(head.parts)))
         assert type(head) is _Bytes
         if len(self._counts) > 64:
             self._counts = deque([sum(self._counts)])
