@@ -32,7 +32,7 @@ def posted(write: Callable[[Mailbox], Any]) -> list[list[Report]]:
         thread.join()
         return batches
 
-    return asyncio.run(main())
+    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def flat(batches: list[list[Report]]) -> list[Report]:
