@@ -194,6 +194,12 @@ def stamp(event: AnyEvent, job_id: str, seq: int, ts: float) -> AnyEvent:
     return stamped
 
 
+def stamped(events: Iterable[AnyEvent], job_id: str, first_seq: int, ts: float) -> list[AnyEvent]:
+    """Events with their job, time, and the numbers from `first_seq` on."""
+    replace = msgspec.structs.replace
+    return [replace(event, job_id=job_id, seq=seq, ts=ts) for seq, event in enumerate(events, first_seq)]
+
+
 def json_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of every event."""
     return msgspec.json.schema(AnyEvent)

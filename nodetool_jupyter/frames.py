@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from .events import (
     Stream,
     UsageUpdate,
 )
+from .worker.wire import MAX_ARRAY_BYTES
 
 ValueFormat = Literal["json", "bytes", "numpy", "arrow", "pickle", "object"]
 
@@ -69,14 +71,23 @@ Shown = Stream | Display | ClearOutput | NodeProgress | LogUpdate | Notification
 Report = Ready | Value | FilePart | Returned | Raised | Shown | UsageUpdate
 _FromChannel = Ready | Value | FilePart | Returned | Raised | Shown
 _decoder = msgspec.json.Decoder(_FromChannel)
+_array_decoder = msgspec.json.Decoder(Annotated[list[Returned | Raised | Shown], Meta(min_length=1)])
+
+
+def decode_frames(frames: Iterable[tuple[bytes, memoryview]]) -> list[Report]:
+    """The reports of frames from a channel, in order. Raises `ProtocolError` as `decode_frame` does."""
+    reports: list[Report] = []
+    for header, body in frames:
+        if header.startswith(b"["):
+            reports += _decode_array(header, body)
+        else:
+            reports.append(decode_frame(header, body))
+    return reports
 
 
 def decode_frame(header: bytes, body: memoryview) -> Report:
     """One report from a channel. Raises `ProtocolError` when it is none that a worker may send."""
-    try:
-        report: Report = _decoder.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"The job sent a frame that is not allowed ({error}). It was stopped.") from None
+    report: Report = _decoded(_decoder, header)
     if isinstance(report, Value):
         if report.format == "object" or sum(report.sizes) != len(body) or min(report.sizes, default=0) < 0:
             raise ProtocolError(f"The job sent a value {report.name!r} of a wrong form. It was stopped.")
@@ -86,3 +97,19 @@ def decode_frame(header: bytes, body: memoryview) -> Report:
     if len(body):
         raise ProtocolError(f"The job sent a frame {type(report).__name__} with a body. It was stopped.")
     return report
+
+
+def _decode_array(header: bytes, body: memoryview) -> list[Report]:
+    """Reports that came together."""
+    if len(header) > MAX_ARRAY_BYTES or len(body):
+        size = f"{len(header)} bytes, with {len(body)} behind it"
+        raise ProtocolError(f"The job sent several frames in one that is not allowed ({size}). It was stopped.")
+    reports: list[Report] = _decoded(_array_decoder, header)
+    return reports
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], header: bytes) -> Any:
+    try:
+        return decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"The job sent a frame that is not allowed ({error}). It was stopped.") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import msgspec
 
 from . import events as ev
@@ -14,7 +17,7 @@ _SMALL_BYTES = 128
 class KeptLog:
     """Counts what a job's log holds, up to `max_bytes` and `max_events`; then one notification stands for the rest.
 
-    `add` takes events one by one, `take` gives what has come since the last time.
+    `add` and `extend` take events, `take` gives what has come since the last time.
     """
 
     def __init__(self, max_bytes: int, *, max_events: int | None = None) -> None:
@@ -27,6 +30,19 @@ class KeptLog:
         self._name: ev.StreamName = "stdout"
         self._texts: list[str] = []
         self._characters = 0
+
+    def extend(self, events: Sequence[ev.AnyEvent]) -> None:
+        """Keep events in their order, as long as the log may grow."""
+        if self._max_events is None and ev.Stream not in map(type, events):
+            size = sum(map(_size, events))
+            if self._bytes + size <= self._max_bytes:
+                self._flush()
+                self._bytes += size
+                self._count += len(events)
+                self._events += events
+                return
+        for event in events:
+            self.add(event)
 
     def add(self, event: ev.AnyEvent) -> None:
         """Keep an event, as long as the log may grow."""
@@ -70,11 +86,19 @@ class KeptLog:
 
 def _size(event: ev.AnyEvent) -> int:
     """About how many bytes an event takes in the log."""
-    if isinstance(event, ev.Stream):
-        return len(event.text)
-    if isinstance(event, ev.Display):
-        return sum(
-            len(part) if isinstance(part, str) else len(msgspec.json.encode(part)) for part in event.data.values()
-        )
+    measure = _SIZES.get(type(event))
+    if measure is not None:
+        return measure(event)
     texts = (getattr(event, name) for name in event.__struct_fields__)
     return _SMALL_BYTES + sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _size_of_display(event: ev.Display) -> int:
+    return sum(len(part) if isinstance(part, str) else len(msgspec.json.encode(part)) for part in event.data.values())
+
+
+_SIZES: dict[type, Callable[[Any], int]] = {  # of those that come in floods
+    ev.Stream: lambda event: len(event.text),
+    ev.LogUpdate: lambda event: _SMALL_BYTES + len(event.content) + len(event.node_name),
+    ev.Display: _size_of_display,
+}

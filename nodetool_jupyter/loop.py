@@ -45,7 +45,8 @@ class LoopThread:
     def post(self, callback: Callable[[*Args], object], *args: *Args) -> None:
         """Call soon on the loop, from any thread; nothing happens once the loop is closed."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, *args)
+            call = self._loop.call_soon if self.inside else self._loop.call_soon_threadsafe  # which wakes it first
+            call(callback, *args)
 
     def call(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Call on the loop and wait for the result. Not from the loop's own thread."""

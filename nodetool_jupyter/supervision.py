@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args
 
 import anyio
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from . import events as ev
 from .assets import AssetFolder
 from .errors import InvalidRequest, ProtocolError
-from .frames import FilePart, Raised, Ready, Report, Returned, Value
+from .frames import FilePart, Raised, Ready, Report, Returned, Shown, Value
 from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
 from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
@@ -25,11 +25,12 @@ from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
 _log = logging.getLogger(__name__)
-_MOST_UNSETTLED = 8
+_MOST_UNSETTLED = 4
 _UNTRUSTED_EVENTS = 10_000
 _SMALL_VALUE_BYTES = 64 << 10
 _PLAIN_TYPES = (str, int, float, bool)
 _PLAIN_CHARACTERS = 1_000
+_SHOWN = frozenset[type](get_args(Shown))
 _AFTER_THE_END = (ev.Stream, ev.LogUpdate, ev.UsageUpdate)
 
 
@@ -208,23 +209,29 @@ class Supervision:
             self._take([report])
 
     def _take(self, reports: Sequence[Report]) -> None:
-        for report in reports:
-            if self._terminal is not None and not isinstance(report, _AFTER_THE_END):
-                continue
-            if isinstance(report, Returned | Raised):
-                self._terminal = report
-            elif isinstance(report, Value):
-                self.outcome[report.name] = report
-                if report.name:
-                    self._log.put(_output(report))
-            elif isinstance(report, FilePart):
-                self._save(report)
-            elif isinstance(report, ev.UsageUpdate):
-                self._measure(report)
-            elif not isinstance(report, Ready):
-                self._log.add(report)
+        if self._terminal is None and _SHOWN.issuperset(map(type, reports)):
+            self._log.extend(cast(Sequence[Shown], reports))
+        else:
+            for report in reports:
+                self._take_one(report)
         if recorded := self._log.take():
             self._append(recorded)
+
+    def _take_one(self, report: Report) -> None:
+        if self._terminal is not None and not isinstance(report, _AFTER_THE_END):
+            return
+        if isinstance(report, Returned | Raised):
+            self._terminal = report
+        elif isinstance(report, Value):
+            self.outcome[report.name] = report
+            if report.name:
+                self._log.put(_output(report))
+        elif isinstance(report, FilePart):
+            self._save(report)
+        elif isinstance(report, ev.UsageUpdate):
+            self._measure(report)
+        elif not isinstance(report, Ready):
+            self._log.add(report)
 
     def _measure(self, event: ev.UsageUpdate) -> None:
         peak = max(event.peak_memory_bytes, event.memory_bytes, self.job.usage.peak_memory_bytes)
@@ -279,7 +286,7 @@ class Supervision:
     def _commit(self, job: Job, events: Sequence[ev.AnyEvent]) -> None:
         """Number the events and put them on record with the next flush: what happens at once is stored at once."""
         now = time.time()
-        self._unwritten += [ev.stamp(event, job.id, job.last_seq + n, now) for n, event in enumerate(events, 1)]
+        self._unwritten += ev.stamped(events, job.id, job.last_seq + 1, now)
         self.job = msgspec.structs.replace(job, last_seq=job.last_seq + len(events))
         if job.status.final:
             self._flush()

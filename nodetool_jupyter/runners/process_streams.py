@@ -17,16 +17,18 @@ from typing import Literal, NamedTuple
 
 from ..errors import ProtocolError
 from ..events import Stream, UsageUpdate
-from ..frames import Raised, Report, Returned, decode_frame
+from ..frames import Raised, Report, Returned, decode_frames
 from ..worker import wire
 
-_CHUNK = 256 << 10
+_CHUNK = 512 << 10
 _PIPE_BYTES = 1 << 20
+_SO_SNDBUFFORCE = 32
 _F_SETPIPE_SZ = 1031
 _MOST_TEXT = 64 << 10
 _TAIL = 8 << 10
 DRAIN_SECONDS = 1.0
 _MOST_LATE_SECONDS = 30.0
+_TERMINAL = frozenset[type]((Returned, Raised))
 
 
 class Streams(NamedTuple):
@@ -44,6 +46,7 @@ def make_streams() -> Streams:
         undo.callback(channel.close)
         undo.callback(theirs.close)
         channel.setblocking(False)
+        _make_roomy(theirs)
         pipes, given = [], []
         for _ in range(2):
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
@@ -56,6 +59,13 @@ def make_streams() -> Streams:
             given.append(write_end)
         undo.pop_all()
         return Streams(channel, pipes, [*given, theirs.detach()])
+
+
+def _make_roomy(end: socket.socket) -> None:
+    """Let what is sent on this end wait for its reader, up to 1 MiB if the kernel lets us: it may be long in coming."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
+    with suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PIPE_BYTES)
 
 
 class Outflow:
@@ -218,13 +228,11 @@ class Inflow:
         return text.feed(data) if text else self._frames(data)
 
     def _frames(self, data: bytes) -> list[Report]:
-        reports: list[Report] = []
         try:
-            for header, body in self._parser.feed(data):
-                reports.append(decode_frame(header, body))
+            reports = decode_frames(self._parser.feed(data))
         except wire.WireError as error:
             raise ProtocolError(f"The job sent what is not allowed: {error}. It was stopped.") from None
-        if any(isinstance(report, Returned | Raised) for report in reports):
+        if not _TERMINAL.isdisjoint(map(type, reports)):
             self._end_within(self._grace_seconds)
         return reports
 

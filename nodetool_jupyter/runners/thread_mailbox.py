@@ -16,6 +16,7 @@ from ..worker.channel import pieces
 from ..worker.wire import strict
 
 _MOST_WAITING = 1 << 20
+_SMALL_BYTES = 128
 _LOOK_AGAIN_SECONDS = 0.1
 _LINE_SECONDS = 0.002
 _KINDS: dict[str, Callable[..., Report]] = {
@@ -54,28 +55,17 @@ class Mailbox:
 
     def write(self, name: str, text: str) -> None:
         """Queue text."""
-        with self._lock:
-            if self._closed:
-                return
-            self._waiting.append((name, text))
-            self._bytes += len(text)
-            full = self._bytes > _MOST_WAITING
-            wake = self._must_wake()
-            if full:
-                self._room.clear()
-        if wake:
-            self._wake()
-        if full:
-            self._wait_for_room()
+        self._put((name, text), len(text))
 
     def emit(self, report: dict[str, Any], body: Any = None) -> None:
         """Queue one report."""
         if body is not None:
             report = {**report, "body": b"".join(body)} if report["type"] == "file" else report
         made = _made(report)
-        self.post(msgspec.structs.replace(made, body=body) if isinstance(made, Value) else made)
-        if report["type"] in ("display", "file"):
-            self._count(report)
+        if isinstance(made, Value):  # the thread's own object, which takes no room
+            self._put(msgspec.structs.replace(made, body=body), _SMALL_BYTES)
+        else:
+            self._put(made, _SMALL_BYTES + sum(map(_size, report.values())))
 
     def emit_last(self, report: dict[str, Any], before: Sequence[Report]) -> None:
         """Queue the report that nothing follows."""
@@ -134,13 +124,18 @@ class Mailbox:
         last = self._waiting[-1] if self._waiting else None
         return isinstance(last, tuple) and not last[1].endswith("\n")
 
-    def _count(self, report: dict[str, Any]) -> None:
-        size = sum(len(part) for part in report.get("data", {}).values() if isinstance(part, str))
+    def _put(self, item: Report | tuple[str, str], size: int) -> None:
         with self._lock:
+            if self._closed:
+                return
+            self._waiting.append(item)
             self._bytes += size
-            full = self._bytes > _MOST_WAITING and not self._closed
+            full = self._bytes > _MOST_WAITING
+            wake = self._must_wake() or full  # whoever waits for room must not wait for the end
             if full:
                 self._room.clear()
+        if wake:
+            self._wake()
         if full:
             self._wait_for_room()
 
@@ -189,6 +184,13 @@ def _joined(taken: deque[Report | tuple[str, str]]) -> list[Report]:
         elif item is not None:
             reports.append(item)
     return reports
+
+
+def _size(value: Any) -> int:
+    """About what a field of a report takes, above its place."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return sum(map(_size, value.values())) if isinstance(value, dict) else 0
 
 
 def _strict(value: Any) -> Any:

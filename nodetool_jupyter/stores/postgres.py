@@ -6,11 +6,14 @@ from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.dialects.postgresql import insert
 
 from ..errors import StorageFull, StoreBusy, StoreError
+from .tables import narrow_indexes_for
 
 _CONNECT_SECONDS = 5
 _OPTIONS = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
 _OUT_OF_REACH = ("08", "57P")
 _TRY_AGAIN = ("40001", "40P01", "53", "55P03", "57014")
+
+narrow_indexes_for("postgresql")
 
 
 class PostgresDatabase:

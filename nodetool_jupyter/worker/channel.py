@@ -25,19 +25,26 @@ TEXT_BYTES = 64 << 10
 _COALESCE_SECONDS = 0.010
 _PROMPT_SENDS = 16
 _MOST_AT_ONCE = 1 << 20
-_SMALL = 16 << 10
-_MOST_PARTS = 64
 _DESCRIPTORS = {"stdout": 1, "stderr": 2}
 
 
 class _Text:
-    """Text that waits for more of the same stream; nothing is added once it is closed."""
+    """Text of one stream."""
 
-    __slots__ = ("closed", "name", "parts")
+    __slots__ = ("name", "parts")
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.parts = [text]
+
+
+class _Gathered:
+    """Reports, each as JSON, and text that wait for more; nothing is added once it is closed."""
+
+    __slots__ = ("closed", "parts")
+
+    def __init__(self, part: str | _Text) -> None:
+        self.parts = [part]
         self.closed = False
 
 
@@ -69,7 +76,7 @@ class Channel:
         self._fd = fd
         self._identity = self._identify()
         self._lock = RLock()
-        self._queue: deque[_Text | _Bytes] = deque()
+        self._queue: deque[_Gathered | _Bytes] = deque()
         self._counts: deque[int] = deque([0])
         self._sending = allocate_lock()
         self._waiting = 0
@@ -88,10 +95,15 @@ class Channel:
         try:
             with self._lock:
                 tail = self._queue[-1] if self._queue else None
-                if type(tail) is _Text and tail.name == name and not tail.closed:
-                    tail.parts.append(text)
+                last = tail.parts[-1] if type(tail) is _Gathered else None
+                same = last if type(last) is _Text and last.name == name else None
+                # a handler may run at any call, so there is none between the look at `closed` and the append
+                if type(tail) is not _Gathered or tail.closed:
+                    self._queue.append(_Gathered(_Text(name, text)))
+                elif same is not None:
+                    same.parts.append(text)
                 else:
-                    self._queue.append(_Text(name, text))
+                    tail.parts.append(_Text(name, text))
                 self._waiting += len(text)
                 if self._waiting >= TEXT_BYTES or ("\n" in text and self._may_send_now()):
                     self._send()
@@ -103,12 +115,20 @@ class Channel:
         """Send one frame after everything that was written before; at once as long as frames are few."""
         if self._forked or self._gone:
             return
-        buffers = wire.encode(report, body or ())
+        header = wire.dumps(report)
+        frame = [] if body is None else list(map(_Bytes, wire.frame(header, body)))
+        if len(header) > TEXT_BYTES:
+            wire.frame(header)  # raises here what is too large
         try:
             with self._lock:
-                self._queue.extend(list(map(_Bytes, buffers)))
-                self._waiting += len(buffers[0])
-                if body or self._waiting >= TEXT_BYTES or self._may_send_now():  # a body may change after this call
+                if frame:
+                    self._queue.extend(frame)
+                elif type(tail := self._queue[-1] if self._queue else None) is _Gathered and not tail.closed:
+                    tail.parts.append(header)
+                else:
+                    self._queue.append(_Gathered(header))
+                self._waiting += len(header)
+                if frame or self._waiting >= TEXT_BYTES or self._may_send_now():  # a body may change after this call
                     self._send()
         finally:
             if self._queue:
@@ -175,11 +195,10 @@ class Channel:
             while self._queue and not self._gone:
                 self._advance(self._queue[0])
 
-    def _advance(self, head: _Text | _Bytes) -> None:
-        if type(head) is _Text:
+    def _advance(self, head: _Gathered | _Bytes) -> None:
+        if type(head) is _Gathered:
             head.closed = True
-            self._queue[0] = _Bytes(_stream_frames(head.name, "".join(head.parts)))
-            return
+            self._queue[0] = head = _Bytes(b"".join(_frames(head.parts)))
         assert type(head) is _Bytes
         if len(self._counts) > 64:
             self._counts = deque([sum(self._counts)])
@@ -187,9 +206,6 @@ class Channel:
             head.start = sum(self._counts)
         sent = sum(self._counts) - head.start
         if sent >= head.view.nbytes:
-            following = self._queue[1] if len(self._queue) > 1 else None
-            if type(following) is _Bytes:  # a part of it may have been sent together with this one
-                following.start = head.start + head.view.nbytes
             self._queue.popleft()
         elif self.replaced:
             self._lose()
@@ -197,16 +213,9 @@ class Channel:
             self._write(head.view[sent : sent + _MOST_AT_ONCE])
 
     def _write(self, part: memoryview) -> None:
-        parts = [part]
-        if part.nbytes < _SMALL:
-            for place in range(1, min(len(self._queue), _MOST_PARTS)):  # no iterator: a handler may add to it
-                item = self._queue[place]
-                if type(item) is not _Bytes or item.view.nbytes >= _SMALL:
-                    break
-                parts.append(item.view)
         try:
             # the count is kept by the call that wrote: no handler runs between the two
-            self._counts.extend(map(os.writev, (self._fd,), (parts,)))
+            self._counts.extend(map(os.write, (self._fd,), (part,)))
         except BlockingIOError:
             from select import select
 
@@ -255,5 +264,28 @@ class Channel:
                     break
 
 
-def _stream_frames(name: str, text: str) -> bytes:
-    return b"".join(wire.encode({"type": "stream", "name": name, "text": piece})[0] for piece in pieces(text))
+def _frames(parts: Sequence[str | _Text]) -> Iterator[Buffer]:
+    """A frame for each report that is larger than 64 Ki characters, and one for as many others as that holds."""
+    gathered: list[str] = []
+    size = 0
+    for report in _reports(parts):
+        if gathered and size + len(report) > TEXT_BYTES:
+            yield from wire.frame(_together(gathered))
+            gathered, size = [], 0
+        gathered.append(report)
+        size += len(report)
+    if gathered:
+        yield from wire.frame(_together(gathered))
+
+
+def _together(reports: Sequence[str]) -> str:
+    return reports[0] if len(reports) == 1 else f"[{','.join(reports)}]"
+
+
+def _reports(parts: Sequence[str | _Text]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+            continue
+        for piece in pieces("".join(part.parts)):
+            yield wire.dumps({"type": "stream", "name": part.name, "text": piece})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import faulthandler
+import gc
 import io
 import os
 import signal
@@ -24,6 +25,7 @@ from .transfer import Fed, Packer, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType, ModuleType
     from typing import Any, NoReturn
 
@@ -222,20 +224,34 @@ def _end_threads() -> None:
         threading._shutdown()
 
 
-def _flush_files() -> None:
-    """What the end of an interpreter does for files that were left open; ours leaves by `os._exit`."""
-    import gc
+_files_before: list[Any] = []
 
+
+def note_files() -> None:
+    """Remember the files that there are, before a warm parent hides all that it has from the collector."""
+    _files_before[:] = _files_among(gc.get_objects())
+
+
+def _files_among(things: Iterable[Any]) -> list[Any]:
     tempfile = sys.modules.get("tempfile")
-    gc.unfreeze()  # a warm parent's own files are hidden from the collector otherwise
-    kept = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
     removed = (tempfile._TemporaryFileWrapper, tempfile.SpooledTemporaryFile) if tempfile is not None else ()
-    for thing in gc.get_objects():
-        if type(thing) in kept:
-            attempt_all(thing.flush)
-    for thing in gc.get_objects() if removed else ():
-        if type(thing) in removed:
-            attempt_all(thing.close)
+    kinds = {io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, *removed}
+    return [thing for thing in things if type(thing) in kinds]
+
+
+def _flush_files() -> None:
+    """What the end of an interpreter does for files that were left open; ours leaves by `os._exit`.
+
+    What is hidden from the collector stays so: to look at all of it copies the memory that is shared with a warm
+    parent, which takes longer than most jobs.
+    """
+    files = [*_files_before, *_files_among(gc.get_objects())]
+    for file in files:
+        if type(file).__module__ != "tempfile":
+            attempt_all(file.flush)
+    for file in files:
+        if type(file).__module__ == "tempfile":
+            attempt_all(file.close)
 
 
 def _terminal(error: BaseException | None) -> Report:

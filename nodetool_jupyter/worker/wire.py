@@ -1,6 +1,6 @@
 """Frames between a worker and its parent: a length-prefixed JSON header and a raw body.
 
-    | header length, u32 | body length, u32 | header: one JSON object | body |
+    | header length, u32 | body length, u32 | header: one JSON object, or without a body an array of them | body |
 
 Lengths are big-endian and checked against their caps before anything is allocated. A frame belongs
 to the channel that it came on; nothing in it says whose it is.
@@ -22,11 +22,18 @@ if TYPE_CHECKING:  # importing `typing` would double the time that a worker take
 
 PREFIX = struct.Struct("!II")
 MAX_HEADER_BYTES = 8 << 20
+MAX_ARRAY_BYTES = 512 << 10
 MAX_BODY_BYTES = 4_294_967_295
 _MAPPED_FROM = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
-_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+try:  # what `encode` makes anew for each call, which takes as long as all the rest of it
+    _chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # CPython's own
+        None, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+    )
+except (AttributeError, TypeError):  # a CPython that has changed it
+    _chunks = None
 
 
 class WireError(Exception):
@@ -44,9 +51,19 @@ def strict(text: str) -> str:
     return text
 
 
+def dumps(header: dict[str, Any]) -> str:
+    """Compact JSON of a report, whose fields are plain: text, numbers, and lists and dictionaries of those."""
+    return "".join(_chunks(header, 0)) if _chunks else _encoder.encode(header)
+
+
 def encode(header: dict[str, Any], body: Sequence[Buffer] = ()) -> list[Buffer]:
     """The buffers to write for one frame; the body's buffers are not copied."""
-    data = strict(_dumps(header)).encode()
+    return frame(dumps(header), body)
+
+
+def frame(header: str, body: Sequence[Buffer] = ()) -> list[Buffer]:
+    """The same for a header that is JSON already."""
+    data = strict(header).encode()
     size = sum(memoryview(part).nbytes for part in body)
     if len(data) > MAX_HEADER_BYTES or size > MAX_BODY_BYTES:
         raise WireError(f"a frame of {len(data)} + {size} bytes is too large")

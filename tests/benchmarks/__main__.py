@@ -11,18 +11,23 @@ from pathlib import Path
 from tests.benchmarks import containers, ours, peers
 from tests.benchmarks.measure import Row, table
 
+_EVENTS = 100_000
+
 
 def figures() -> list[Row]:
     """Every row. Peers and ours are measured one after another, so that the ratios hold where the times don't."""
     pool, spawn = peers.thread_pool(), peers.spawned_process()
     bare, isolated = peers.bare_interpreter(), peers.bare_interpreter("-I", "-S")
-    lines = peers.json_lines(100_000)
+    lines, records = peers.json_lines(_EVENTS), peers.json_lines(_EVENTS, peers.RECORDS)
     with tempfile.TemporaryDirectory(prefix="ntj-bench-") as folder, ours.manager(Path(folder)) as running:
         threaded = ours.submit_to_result(running, "threaded", runs=100)
+        ours.wait_until_warm(running)
         process = ours.submit_to_result(running, "subprocess", runs=15)
         rate = ours.jobs_per_second(running, "subprocess", count=40)
         many = ours.jobs_per_second(running, "threaded", count=500)
-        events = ours.events_per_second(running, "subprocess", count=50_000)
+        events = ours.events_per_second(running, "subprocess", count=_EVENTS)
+        busy = ours.events_per_second(running, "subprocess", count=_EVENTS, busy=True)
+        logged = ours.events_per_second(running, "subprocess", count=_EVENTS, code=ours.RECORDS)
     return [
         Row("threaded: submit → result, durable", threaded, "bare ThreadPoolExecutor", pool),
         Row("subprocess: submit → result, durable", process, "multiprocessing, spawn", spawn),
@@ -30,6 +35,8 @@ def figures() -> list[Row]:
         Row("threaded jobs", many, "ThreadPoolExecutor, one after another", 1 / pool, rate=True),
         Row("subprocess jobs", rate, "multiprocessing, spawn", 1 / spawn, rate=True),
         Row("events from a child to a subscriber, durable", events, "JSON lines, a pipe", lines, rate=True),
+        Row("the same beside a busy main thread", busy, "JSON lines, a pipe", lines, rate=True),
+        Row("records of `logging`, and their text on stderr", logged, "JSON lines of `logging`", records, rate=True),
         Row("first threaded job of a kernel", ours.first_job("threaded"), "`python` starts and ends", bare),
         Row("first subprocess job of a kernel", ours.first_job("subprocess"), "`python` starts and ends", bare),
         Row("`import nodetool_jupyter`", ours.import_seconds("nodetool_jupyter"), "`import json`", _json()),

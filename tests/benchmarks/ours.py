@@ -14,7 +14,7 @@ from typing import Any
 
 from nodetool_jupyter import CodeWork, JobExecutionManager, JobRequest, JobStatus
 from nodetool_jupyter.config import Settings, job_environment
-from nodetool_jupyter.events import AnyEvent, LogUpdate
+from nodetool_jupyter.events import AnyEvent, Isolation, JobUpdate, LogUpdate
 from nodetool_jupyter.runners.base import Parcel
 from tests.benchmarks.measure import median_seconds
 
@@ -53,18 +53,46 @@ def jobs_per_second(running: JobExecutionManager, runner: str, *, count: int) ->
     return count / (time.perf_counter() - start)
 
 
-def events_per_second(running: JobExecutionManager, runner: str, *, count: int) -> float:
-    """Log records from a child to a subscriber, each committed before it is delivered."""
-    code = f"import logging\nlog = logging.getLogger()\nfor i in range({count}): log.warning('record %d', i)"
+def wait_until_warm(running: JobExecutionManager) -> None:
+    """Run jobs until one finds an interpreter that waited for it, as all but a kernel's first ones do."""
+    guard = time.monotonic() + 60
+    while True:
+        submitted = running.submit(*work("1 + 1", "subprocess"))
+        running.wait(submitted.id, timeout=60)
+        [isolation] = [event for event in running.events(submitted.id) if isinstance(event, Isolation)]
+        if isolation.details["start"] != "new interpreter":
+            return
+        assert time.monotonic() < guard, "no interpreter waits"
+
+
+REPORTS = """
+from nodetool_jupyter.worker.current import current
+emit = current().outlet.emit
+for i in range({}): emit({{"type": "log_update", "node_name": "root", "content": f"record {{i}}", "severity": "info"}})
+"""
+RECORDS = "import logging\nlog = logging.getLogger()\nfor i in range({}): log.warning('record %d', i)"
+
+
+def events_per_second(
+    running: JobExecutionManager, runner: str, *, count: int, code: str = REPORTS, busy: bool = False
+) -> float:
+    """Records of a log from a child to a subscriber, each committed before it is delivered.
+
+    code: what sends them; by itself as fast as a worker can, so that only the way is measured. busy: the main
+    thread is, in pure Python.
+    """
     seen: list[AnyEvent] = []
     start = time.perf_counter()
-    submitted = running.submit(*work(code, runner))
+    submitted = running.submit(*work(code.format(count), runner))
     unsubscribe = running.subscribe(submitted.id, seen.extend)
+    while busy and not (seen and isinstance(seen[-1], JobUpdate) and JobStatus(seen[-1].status).final):
+        sum(range(100))
     running.wait(submitted.id, timeout=120)
     taken = time.perf_counter() - start
     unsubscribe()
-    found = sum(isinstance(event, LogUpdate) for event in running.events(submitted.id))
+    found = sum(isinstance(event, LogUpdate) for event in seen)
     assert found == count, f"{found} of {count} records"
+    assert found == sum(isinstance(event, LogUpdate) for event in running.events(submitted.id))
     return count / taken
 
 

@@ -41,13 +41,18 @@ def bare_interpreter(*flags: str) -> float:
     return median_seconds(lambda: subprocess.run([sys.executable, *flags, "-c", ""], check=True), runs=15)
 
 
-def json_lines(count: int) -> float:
+LINES = "import json, sys\nfor i in range({}): sys.stdout.write(json.dumps({{'type': 'log', 'n': i}}) + '\\n')"
+RECORDS = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format='{{"name": "%(name)s", "content": "%(message)s"}}')
+for i in range({}): logging.getLogger().warning("record %d", i)
+"""
+
+
+def json_lines(count: int, child: str = LINES) -> float:
     """Lines of JSON per second from a child through a pipe, decoded and dropped."""
-    child = (
-        f"import json, sys\nfor i in range({count}): sys.stdout.write(json.dumps({{'type': 'log', 'n': i}}) + '\\n')"
-    )
     start = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", child.format(count)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         seen = sum(1 for line in process.stdout if json.loads(line))
     assert seen == count

@@ -32,7 +32,7 @@ def posted(write: Callable[[Mailbox], Any]) -> list[list[Report]]:
         thread.join()
         return batches
 
-    return asyncio.run(main())
+    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def flat(batches: list[list[Report]]) -> list[Report]:
@@ -106,6 +106,42 @@ def test_a_writer_waits_for_a_slow_reader() -> None:
 
     assert asyncio.run(main()) == 30_000_000
     assert most < 8 << 20
+
+
+def test_a_flood_of_records_waits_for_its_reader() -> None:
+    async def main() -> tuple[int, int]:
+        mailbox = Mailbox(asyncio.get_running_loop(), lambda: None)
+        mailbox.emit({"type": "log_update", "content": "first"})
+        sent = [0]
+
+        def write() -> None:
+            for sent[0] in range(30_000):
+                mailbox.emit({"type": "log_update", "content": "x" * 100})
+            mailbox.post(Returned(), last=True)
+
+        thread = threading.Thread(target=write)
+        found, unread = 0, 0
+        async for batch in mailbox.batches():
+            if not found:
+                thread.start()
+            found += len(batch)
+            await asyncio.to_thread(thread.join, 0.05)  # a reader that takes its time
+            unread = max(unread, sent[0] - found)
+        return found, unread
+
+    found, unread = asyncio.run(asyncio.wait_for(main(), 60))
+    assert found == 30_002
+    assert unread < 10_000
+
+
+def test_a_last_display_that_fills_the_mailbox_is_read_before_the_end() -> None:
+    def write(mailbox: Mailbox) -> None:
+        mailbox.write("stdout", "before\n")
+        mailbox.hold()
+        mailbox.emit({"type": "display", "data": {"text/plain": "x" * 3_000_000}, "metadata": {}, "result": True})
+
+    shown = [report for report in flat(posted(write)) if isinstance(report, Display)]
+    assert [len(report.data["text/plain"]) for report in shown] == [3_000_000]
 
 
 def test_values_pass_as_themselves_and_files_as_bytes() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import nodetool_jupyter
 from nodetool_jupyter.events import Display, NodeProgress, Stream
-from nodetool_jupyter.frames import Raised, Report, Returned, Value, decode_frame
+from nodetool_jupyter.frames import Raised, Report, Returned, Value, decode_frames
 from nodetool_jupyter.worker import wire
 from nodetool_jupyter.worker.pickled import decode, encode_input
 
@@ -109,8 +109,7 @@ class Child:
             if not data:
                 assert self._parser.idle
                 return
-            for header, body in self._parser.feed(data):
-                yield decode_frame(header, body)
+            yield from decode_frames(self._parser.feed(data))
 
 
 class Ran:

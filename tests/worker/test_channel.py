@@ -7,13 +7,13 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from nodetool_jupyter.events import LogUpdate, Stream
-from nodetool_jupyter.frames import Returned
+from nodetool_jupyter.frames import Returned, decode_frames
 from nodetool_jupyter.worker import wire
 from nodetool_jupyter.worker.channel import TEXT_BYTES, Channel
 from tests.worker.driving import Child, Ran
@@ -293,8 +293,8 @@ def test_an_interpreter_that_is_too_old_says_so(tmp_path: object) -> None:
 class Interrupted(deque):
     """A channel's queue that is looked at in the moments in which a signal handler may run."""
 
-    def __init__(self, handler: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, handler: Callable[[], None], items: Iterable[Any] = ()) -> None:
+        super().__init__(items)
         self._handler = handler
         self._inside = False
 
@@ -309,9 +309,10 @@ class Interrupted(deque):
             self._interrupt()
         return there
 
-    def __iter__(self) -> Iterator[Any]:
-        found = super().__iter__()
-        self._interrupt()
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        if place == -1:
+            self._interrupt()
         return found
 
 
@@ -329,8 +330,7 @@ def received(end: socket.socket, characters: int) -> str:
     """So much text, without anything else being done with the channel."""
     parser, text = wire.Parser(max_body_bytes=0), ""
     while len(text) < characters:
-        for header, _ in parser.feed(end.recv(1 << 16)):
-            text += json.loads(header)["text"]
+        text += "".join(report.text for report in decode_frames(parser.feed(end.recv(1 << 16))))  # type: ignore[union-attr]
     return text
 
 
@@ -341,29 +341,36 @@ def test_what_a_handler_prints_at_the_end_of_a_send_is_sent_too(ends: tuple[sock
     assert received(mine, 14) == "print\nhandler\n"
 
 
-def test_what_a_handler_prints_while_a_send_looks_what_there_is_breaks_nothing(
-    ends: tuple[socket.socket, Channel],
-) -> None:
+@pytest.mark.parametrize("handlers", ["handler\n", "handler"])
+def test_what_is_written_around_a_handler_arrives_whole(ends: tuple[socket.socket, Channel], handlers: str) -> None:
     mine, channel = ends
-    channel._queue = Interrupted(lambda: channel.write("stderr", "handler\n"))
-    channel._timer_runs = True  # so that nobody sends in between
     channel.write("stderr", "one")
-    channel.write("stdout", "two\n")
-    assert received(mine, 7).startswith("onetwo\n")
+    channel._queue = Interrupted(lambda: channel.write("stderr", handlers), channel._queue)
+    channel.write("stderr", "two\n")
+    assert received(mine, 7 + len(handlers)) == f"one{handlers}two\n"
+
+
+@pytest.mark.parametrize("text", ["handler\n", "handler"])
+def test_a_report_around_a_handler_arrives(ends: tuple[socket.socket, Channel], text: str) -> None:
+    mine, channel = ends
+    channel.write("stdout", "one")
+    channel._queue = Interrupted(lambda: channel.write("stdout", text), channel._queue)
+    channel.emit({"type": "stream", "name": "stdout", "text": "two"})
+    assert received(mine, 6 + len(text)) == f"one{text}two"
 
 
 def test_what_an_interrupt_keeps_from_being_sent_is_sent_by_itself(
     ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, channel = ends
-    write, interrupts = os.writev, [KeyboardInterrupt()]
+    write, interrupts = os.write, [KeyboardInterrupt()]
 
-    def writev(fd: int, parts: Any) -> int:
+    def interrupted(fd: int, part: Any) -> int:
         if interrupts:
             raise interrupts.pop()
-        return write(fd, parts)
+        return write(fd, part)
 
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(os, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         channel.write("stdout", "print\n")
     assert received(mine, 6) == "print\n"

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import ProtocolError
 from ...events import Stream
-from ...frames import Report, decode_frame
+from ...frames import Report, decode_frames
 from ...worker import wire
 from ...worker.container import CHANNEL, GRANT, NOTE, PART, PART_BYTES, STDERR, STDOUT, WINDOW_BYTES
 from ..process_streams import Outflow, Text
@@ -222,7 +222,7 @@ class Reader:
 
     def _frames(self, piece: bytes) -> list[Report]:
         try:
-            return [decode_frame(header, body) for header, body in self._parser.feed(piece)]
+            return decode_frames(self._parser.feed(piece))
         except wire.WireError as error:
             raise ProtocolError(f"The job sent what is not allowed: {error}. It was stopped.") from None
 
