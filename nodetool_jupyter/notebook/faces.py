@@ -95,6 +95,7 @@ class TerminalLine(NoFace):
         """Take the line away."""
         if self._drawn:
             self._stream.write("\r\x1b[K")
+            self._stream.flush()
             self._drawn = False
 
     def paint(self, view: View) -> None:

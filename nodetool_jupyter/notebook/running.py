@@ -37,6 +37,8 @@ def present(
 ) -> None:
     """Show a job in this cell and see it to its end, unless it is to run in the background."""
     background = background and not session.stable
+    if not raises:
+        session.forgive(handle.id)
     session.tell_warnings()
     try:
         _name(session, handle, name)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nodetool_jupyter.events import AnyEvent, ClearOutput, Display, JobUpdate, NodeProgress, Stream
-from nodetool_jupyter.notebook.faces import NoFace
+from nodetool_jupyter.notebook.faces import NoFace, TerminalLine
 from nodetool_jupyter.notebook.output import CellOutput, condensed
 from nodetool_jupyter.notebook.painter import Canvas, Painter
 from nodetool_jupyter.view import View
@@ -205,3 +205,22 @@ def test_a_front_end_that_fails_once_does_not_keep_the_cell_waiting(
 def test_with_many_jobs_each_is_painted_less_often(painter: Painter) -> None:
     painter.active = 50
     assert painter.interval_seconds == 0.5
+
+
+def test_a_terminal_is_given_back_before_the_prompt_and_nothing_is_drawn_into_it_any_more() -> None:
+    screen = io.StringIO()
+    painter = Painter()
+    try:
+        output = CellOutput(None, contextvars.copy_context(), max_bytes=100, more="")
+        canvas = Canvas(painter, View(name="train", runner="subprocess"), TerminalLine(screen, output), output)
+        canvas.hear([JobUpdate(status="running")])
+        canvas.abandon()
+        left = screen.getvalue()
+        assert "running" in left
+        assert left.endswith("\r\x1b[K")
+        canvas.hear([JobUpdate(status="completed")])
+        canvas._strike()
+    finally:
+        painter.close()
+    assert screen.getvalue() == left
+    assert painter.active == 0
