@@ -72,7 +72,7 @@ class RunnerUnavailable(Refused):
         self.runner = runner
 
 
-_OPTIONS = {
+_LIMITS = {
     "wall_seconds": "--timeout",
     "memory_bytes": "--memory",
     "cpus": "--cpus",
@@ -82,13 +82,18 @@ _OPTIONS = {
 }
 
 
+def name_of_limit(limit: str) -> str:
+    """A limit as a person asks for it: the option, else what `Limits` calls it."""
+    return _LIMITS.get(limit, limit)
+
+
 class LimitNotHeld(Refused):
     """A limit that a person asked for can't be enforced by the chosen runner on this machine."""
 
     code = "NT-R30"
 
     def __init__(self, limits: Iterable[str], runner: str, remedy: str, *, or_without: bool = True) -> None:
-        names = ", ".join(sorted(_OPTIONS.get(name, name) for name in limits))
+        names = ", ".join(sorted(map(name_of_limit, limits)))
         without = ", or add --best-effort to run without it" if or_without else ""
         super().__init__(
             f"Runner {runner!r} can't hold {names} here, so nothing was started. {remedy.rstrip('.')}{without}."

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from nodetool_jupyter import events as ev
@@ -325,19 +324,6 @@ def test_a_job_is_found_by_a_beginning_of_its_id_or_from_the_end(start: Start) -
     for text in ("zz", "", "-4"):
         with pytest.raises(JobNotFound):
             manager.resolve(text)
-
-
-def test_a_job_is_found_by_its_name_where_it_is_the_only_one(start: Start) -> None:
-    manager = start(ScriptedRunner())
-    for job_id, name in (("a", "train"), ("train-1", ""), ("c", "test"), ("d", "test")):
-        manager.submit(msgspec.structs.replace(request(), name=name), job_id=job_id)
-        manager.wait(job_id, 30)
-    assert manager.resolve("train-").id == "train-1"
-    for text in ("train", "test"):  # a name that is also the beginning of an id, and a name of two jobs
-        with pytest.raises(JobNotFound, match="Several jobs fit"):
-            manager.resolve(text)
-    manager.submit(msgspec.structs.replace(request(), name="once"), job_id="e")
-    assert manager.resolve("once").id == "e"
 
 
 def test_values_come_back_and_small_plain_ones_stand_in_the_event(start: Start) -> None:
