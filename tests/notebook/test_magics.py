@@ -68,7 +68,7 @@ def test_no_raise_does_not_fail_and_says_why(shell: InteractiveShell, capsys: py
     assert shell.user_ns["_job"].status == "failed"
     shown = capsys.readouterr()
     assert shown.out.startswith("before\n")
-    assert shown.err == "\x1b[31mJobFailed\x1b[39m: ZeroDivisionError: division by zero\n"
+    assert shown.err == "JobFailed: ZeroDivisionError: division by zero\n"
 
 
 def test_magics_commands_and_await_work_in_a_job(
