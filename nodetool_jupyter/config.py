@@ -141,7 +141,7 @@ class Settings:
 
     def _default(self, setting: Setting) -> Any:
         if setting.name == "noninteractive":
-            return self.test
+            return self._resolve(BY_NAME["env"])[0] == "test"
         if setting.name == "thread_pool_size":
             return usable_cpus()
         if setting.name == "max_workflow_threads":
@@ -153,7 +153,7 @@ class Settings:
     @property
     def test(self) -> bool:
         """Whether `ENV=test`: jobs are kept in memory and cells are noninteractive by default."""
-        return self.environ.get("ENV") == "test"
+        return bool(self["env"] == "test")
 
     @property
     def user(self) -> str:

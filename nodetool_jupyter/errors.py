@@ -20,11 +20,24 @@ NodetoolError
 │   ├── StorageFull         there is no room left where the store is
 │   └── StoreDamaged        the file of the store can't be read any more
 └── ProtocolError           a worker sent something that is not allowed
+
+Interrupted, a KeyboardInterrupt: somebody stopped waiting for a job that goes on
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Sequence
+
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+
+
+def _rendered(lines: Sequence[str]) -> list[str]:
+    """As the shell wants it, with colours or without."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    plain = str(getattr(shell, "colors", "")).lower() == "nocolor"
+    return [_COLOUR.sub("", line) if plain else line for line in lines]
 
 
 class NodetoolError(Exception):
@@ -34,7 +47,7 @@ class NodetoolError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows: the sentence, without frames of ours."""
-        return [f"\x1b[31m{type(self).__name__}\x1b[39m: {self}"]
+        return _rendered([f"\x1b[31m{type(self).__name__}\x1b[39m: {self}"])
 
 
 class Refused(NodetoolError):
@@ -59,7 +72,7 @@ class RunnerUnavailable(Refused):
         self.runner = runner
 
 
-_OPTIONS = {
+_LIMITS = {
     "wall_seconds": "--timeout",
     "memory_bytes": "--memory",
     "cpus": "--cpus",
@@ -69,13 +82,18 @@ _OPTIONS = {
 }
 
 
+def name_of_limit(limit: str) -> str:
+    """A limit as a person asks for it: the option, else what `Limits` calls it."""
+    return _LIMITS.get(limit, limit)
+
+
 class LimitNotHeld(Refused):
     """A limit that a person asked for can't be enforced by the chosen runner on this machine."""
 
     code = "NT-R30"
 
     def __init__(self, limits: Iterable[str], runner: str, remedy: str, *, or_without: bool = True) -> None:
-        names = ", ".join(sorted(_OPTIONS.get(name, name) for name in limits))
+        names = ", ".join(sorted(map(name_of_limit, limits)))
         without = ", or add --best-effort to run without it" if or_without else ""
         super().__init__(
             f"Runner {runner!r} can't hold {names} here, so nothing was started. {remedy.rstrip('.')}{without}."
@@ -114,16 +132,19 @@ class QueueFull(Refused):
 
 
 class JobNotFound(NodetoolError, LookupError):
-    """No job has this id, or a prefix fits several."""
+    """No job has this id or name, or several fit."""
 
     code = "NT-J04"
 
     def __init__(self, wanted: str, matches: Sequence[str] = ()) -> None:
         if matches:
             shown = ", ".join(matches[:5])
-            super().__init__(f"Several jobs begin with {wanted!r}: {shown}. Give more letters of the id.")
+            super().__init__(f"Several jobs fit {wanted!r}: {shown}. Give more letters of the id of one.")
         else:
-            super().__init__(f"There is no job {wanted!r}. `%nodetool jobs` lists the ones that are known.")
+            super().__init__(
+                f"There is no job {wanted!r}. `%nodetool jobs` lists the ones that are known; give the beginning of an "
+                "id, a name that only one of them has, or -1 for the last one."
+            )
 
 
 class JobExists(NodetoolError):
@@ -156,7 +177,7 @@ class _Ended(NodetoolError):
         self.reason = reason
 
     def _render_traceback_(self) -> list[str]:
-        return [*self.traceback, *super()._render_traceback_()]
+        return _rendered([*self.traceback, *super()._render_traceback_()])
 
 
 class JobFailed(_Ended):
@@ -218,3 +239,10 @@ class ProtocolError(NodetoolError):
     """A worker sent a frame that is not allowed; the worker is stopped."""
 
     code = "NT-P01"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The wait for a job was interrupted, and the job goes on; the text says how to stop it."""
+
+    def _render_traceback_(self) -> list[str]:
+        return _rendered([f"\x1b[31m{type(self).__name__}\x1b[39m: {self}"])

@@ -30,6 +30,7 @@ _UNTRUSTED_SECONDS = 300.0
 _UNTRUSTED_LOG_BYTES = 2 << 20
 _UNTRUSTED_TRANSFER_BYTES = 32 << 20
 _POLL_SECONDS = 0.5
+_MOST_NAMED = 1_000
 
 
 class JobExecutionManager:
@@ -161,9 +162,9 @@ class JobExecutionManager:
         return job
 
     def resolve(self, text: str) -> Job:
-        """The job with this id, this unique beginning of an id, or `-1` (the last), `-2`, ….
+        """The job with this id, this beginning of an id, or this name; or `-1` (the last), `-2`, ….
 
-        Raises `JobNotFound`.
+        A name is looked for among the newest jobs. Raises `JobNotFound`, also when several fit.
         """
         if text.startswith("-") and text[1:].isdigit() and int(text) < 0:
             back = -int(text)
@@ -172,12 +173,15 @@ class JobExecutionManager:
                 raise JobNotFound(text)
             return jobs[back - 1]
         matches = self.store.find(user=self.owner.user, prefix=text, limit=6) if text else []
-        exact = [job for job in matches if job.id == text]
-        if not matches and text:
+        if exact := [job for job in matches if job.id == text]:
+            return exact[0]
+        named = [job for job in self.find(limit=_MOST_NAMED) if text and job.request.name == text]
+        found = {job.id: job for job in [*matches, *named]}
+        if not found and text:
             return self.get(text)  # says what is wrong with a job that can't be read
-        if len(matches) != 1 and not exact:
-            raise JobNotFound(text, [job.id for job in matches])
-        return (exact or matches)[0]
+        if len(found) != 1:
+            raise JobNotFound(text, list(found))
+        return next(iter(found.values()))
 
     def find(
         self,

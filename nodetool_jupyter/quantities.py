@@ -38,7 +38,8 @@ def parse_duration(text: str, what: str = "duration") -> float:
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2].lower()] if match else 0.0
     if not 0 < seconds < math.inf:
-        raise InvalidRequest(f"{what} {text!r} is not a duration. Write seconds or a number with a unit: 30, 30s, 5m.")
+        why = "not above zero" if match and not seconds else "not a duration"
+        raise InvalidRequest(f"{what} {text!r} is {why}. Write seconds or a number with a unit: 30, 30s, 5m.")
     return seconds
 
 

@@ -150,9 +150,16 @@ _WORDS = {
 }
 
 
+_OF_PYTHON = ("cpu_seconds", "open_files", "file_size_bytes")
+"""Limits that the line has no option for."""
+
+
 def _limit(limits: ResourceLimits, exit: Exit) -> str:  # noqa: A002
     what, remedy = _WORDS.get(exit.limit or "", ("limit {} reached", "a higher limit"))
     value = getattr(limits, exit.limit, None) if exit.limit else None
+    if value is not None and exit.limit in _OF_PYTHON:
+        what = {"file_size_bytes": f"file size limit {format_size(value)} reached"}.get(exit.limit, what)
+        remedy = f"Limits({exit.limit}={2 * value})"
     if value is None and exit.detail:
         return f"Killed by a limit. {exit.detail} Rerun with {remedy}."
     return f"Killed: {what.format(value)}. Rerun with {remedy}."

@@ -129,6 +129,13 @@ def test_a_store_that_was_asked_for_holds_in_test_too() -> None:
     assert settings.database_url == "sqlite:////tmp/kept.sqlite"
 
 
+def test_env_test_can_be_chosen_like_any_other_setting() -> None:
+    settings = Settings({}, chosen={"env": "test"})
+    assert settings.test
+    assert settings.database_url == ""
+    assert settings["noninteractive"] is True
+
+
 @pytest.mark.parametrize("env", ["production", "TEST", "testing"])
 def test_only_the_word_test_means_test(env: str) -> None:
     settings = Settings({"ENV": env})

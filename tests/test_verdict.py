@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from nodetool_jupyter.events import Exit
@@ -160,7 +161,19 @@ def test_a_protocol_error_gives_its_own_sentence() -> None:
 
 
 def test_a_limit_of_the_profile_is_named_with_its_value() -> None:
-    ended = Exit(cause="limit", limit="pids", signal="SIGKILL", detail="The profile's limit pids is 64.")
+    ended = Exit(cause="limit", limit="pids", signal="SIGKILL", detail="The profile's limit is 64 processes.")
     found = verdict(None, ended, limits=ResourceLimits())
     assert found.reason is Reason.LIMIT
-    assert found.message == "Killed by a limit. The profile's limit pids is 64. Rerun with a higher --pids-limit."
+    assert found.message == "Killed by a limit. The profile's limit is 64 processes. Rerun with a higher --pids-limit."
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("file_size_bytes", "Killed: file size limit 1 MiB reached. Rerun with Limits(file_size_bytes=2097152)."),
+        ("cpu_seconds", "Killed: processor time limit 3 s reached. Rerun with Limits(cpu_seconds=6)."),
+    ],
+)
+def test_a_limit_without_an_option_is_raised_as_python_has_it(limit: str, message: str) -> None:
+    asked = msgspec.structs.replace(LIMITS, cpu_seconds=3)
+    assert verdict(None, Exit(cause="limit", limit=limit, signal="SIGKILL"), limits=asked).message == message

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import InvalidRequest, NodetoolError, Refused
+from ..errors import InvalidRequest, NodetoolError, Refused, RunnerUnavailable, name_of_limit
 from ..jobs import LIMIT_NAMES, CodeWork, JobRequest, Profile
 from ..runners.base import Runner
 
@@ -42,7 +42,8 @@ def report(session: Session) -> str:
     except InvalidRequest as error:  # a setting that can't be read
         return "\n".join([*found, f"! {error}"])
     engine = _docker(manager)
-    return "\n".join([*found, *_store(manager), "", *engine, *([""] if engine else []), *_runners(manager)])
+    runners = [line for line in _runners(manager) if line not in engine]  # what keeps docker from running is said once
+    return "\n".join([*found, *_store(manager), "", *engine, *([""] if engine else []), *runners])
 
 
 def image_report(session: Session, image: str) -> str:
@@ -117,13 +118,17 @@ def _runners(manager: JobExecutionManager) -> Iterator[str]:
     for name, runner in manager.runners.items():
         try:
             runner.check(JobRequest(work=CodeWork("pass"), runner=name))
+        except RunnerUnavailable as error:
+            yield f"! {error}"
+            continue
         except Refused as error:
             yield f"! {name}: {error}"
             continue
         yield f"ok {name}"
         holds = runner.holds()
         for limit in LIMIT_NAMES:
-            yield f"     {limit:<16} {holds.get(limit, 'not held here; asking for it is refused')}"
+            how = holds.get(limit, "not held here; asking for it is refused")
+            yield f"     {name_of_limit(limit):<16} {how}"
         yield f"     {'untrusted code':<16} {_refusal(runner, name) or _BOUNDARIES.get(name, '')}"
 
 

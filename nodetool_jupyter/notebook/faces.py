@@ -8,7 +8,7 @@ import time
 from typing import Any, TextIO
 from uuid import uuid4
 
-from ..view import View, bar_lines, final_text, status_line, view_html
+from ..view import View, bar_lines, final_line, final_text, status_line, view_html, warning_lines
 
 _LEAST_SECONDS = 0.5
 _PLAIN_SECONDS = 5.0
@@ -73,7 +73,8 @@ class TextInCell(NoFace):
 
     def _publish(self, view: View, *, update: bool) -> None:
         ended = view.status.final
-        text = final_text(view) if ended else "\n".join([status_line(view, time.time()), *bar_lines(view)])
+        now = [status_line(view, time.time()), *bar_lines(view), *warning_lines(view)]
+        text = final_text(view) if ended else "\n".join(now)
         if update and text == self._said:
             return
         self._said, self._painted = text, time.monotonic()
@@ -90,17 +91,21 @@ class TerminalLine(NoFace):
         self._stream = stream
         self._output = output
         self._drawn = False
+        self._said: set[str] = set()
 
     def hide(self) -> None:
         """Take the line away."""
         if self._drawn:
             self._stream.write("\r\x1b[K")
+            self._stream.flush()
             self._drawn = False
 
     def paint(self, view: View) -> None:
         """Draw it, unless the job's own last line is not finished."""
         if self._output.at_line_start:
             columns = shutil.get_terminal_size().columns
+            for line in self._news(view):
+                self._stream.write(f"\r\x1b[K{line}\n")
             self._stream.write(f"\r\x1b[K{status_line(view, time.time(), columns=columns - 1)}")
             self._stream.flush()
             self._drawn = True
@@ -109,8 +114,14 @@ class TerminalLine(NoFace):
         """Leave the last line standing."""
         self.hide()
         start = "" if self._output.at_line_start else "\n"
-        self._stream.write(f"{start}{final_text(view)}\n")
+        self._stream.write(start + "".join(f"{line}\n" for line in [final_line(view), *self._news(view)]))
         self._stream.flush()
+
+    def _news(self, view: View) -> list[str]:
+        """Warnings that have come up and stand nowhere above."""
+        news = [line for line in warning_lines(view) if line not in self._said]
+        self._said.update(news)
+        return news
 
 
 class PlainLines(NoFace):

@@ -84,7 +84,7 @@ def run(
     session = current()
     given = dict(inputs or {})
     job, values = launch_work(
-        session, work, runner=runner, inputs=given, outputs=tuple(outputs), limits=limits, options=options
+        session, work, runner=runner, inputs=given, outputs=outputs, limits=limits, options=options
     )
     return JobHandle(session, job, inputs=values)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 import contextlib
 import inspect
+import math
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -106,7 +107,7 @@ def launch_work(
     *,
     runner: str | None,
     inputs: dict[str, Any],
-    outputs: tuple[str, ...],
+    outputs: Iterable[str],
     limits: ResourceLimits | None,
     options: dict[str, Any],
 ) -> tuple[Job, dict[str, Any]]:
@@ -120,7 +121,7 @@ def launch_work(
             runner=chosen.name,
             limits=_limits(limits or ResourceLimits(), settings, chosen.name),
             inputs=tuple(values),
-            outputs=outputs,
+            outputs=_outputs(outputs),
             **_checked({"name": name, **options}, settings, chosen),
         )
     )
@@ -133,8 +134,17 @@ def launch_work(
     return submit(session, Plan(request, parcel)), values
 
 
+def _outputs(names: Iterable[str]) -> tuple[str, ...]:
+    for name in (found := several(names)):
+        if not isinstance(name, str) or not is_name(name):
+            raise InvalidRequest(f"Output {name!r} is not a variable's name. Nothing was started.")
+    return found
+
+
 def _limits(asked: ResourceLimits, settings: Settings, runner: str) -> ResourceLimits:
     """What was asked for, then what is set."""
+    if not isinstance(asked, ResourceLimits):
+        raise InvalidRequest(f"limits takes Limits(memory='2g', …), not {type(asked).__name__}. Nothing was started.")
     if asked.wall_seconds is None:
         asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
     return containers.docker_limits(asked, settings) if runner == "docker" else asked
@@ -145,7 +155,7 @@ def _work(
 ) -> tuple[str, str, dict[str, Any], str]:
     """Source, code after IPython's transform, the values that it finds, its name."""
     for name in inputs:
-        if not is_name(name) or name == _FUNCTION:
+        if not isinstance(name, str) or not is_name(name) or name == _FUNCTION:
             raise InvalidRequest(
                 f"Input {name!r} is not a name that code can use. Take letters, digits and '_', and no keyword."
             )
@@ -176,7 +186,8 @@ def _checked(options: dict[str, Any], settings: Settings, runner: Runner) -> dic
     for name in ("python", "cwd"):
         merged[name] = os.fspath(merged[name]) if isinstance(merged[name], os.PathLike) else merged[name]
     merged["profile"] = merged.get("profile") or settings["profile"]
-    merged["secrets"] = tuple(merged.get("secrets", ()))
+    merged["secrets"] = several(merged.get("secrets", ()))
+    _check_amounts(merged)
     try:
         merged["profile"] = Profile(merged["profile"])
     except ValueError:
@@ -184,6 +195,18 @@ def _checked(options: dict[str, Any], settings: Settings, runner: Runner) -> dic
     given = {name: value for name, value in options.items() if name in containers.KEYWORDS and value is not None}
     merged["container"] = _container(containers.from_python(given), settings, merged["profile"], runner.name)
     return merged
+
+
+def several(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Names as a person may give them: each one of a sequence, or one text, as on the line."""
+    return tuple(given.replace(",", " ").split() if isinstance(given, str) else given)
+
+
+def _check_amounts(merged: Mapping[str, Any]) -> None:
+    for name in ("grace_seconds", "max_transfer_bytes", "max_output_bytes"):
+        value = merged.get(name, 1)
+        if isinstance(value, int | float) and not 0 < value < math.inf:
+            raise InvalidRequest(f"{name}={value!r} is not above zero. Nothing was started.")
 
 
 def _container(given: Namespace, settings: Settings, profile: Profile, runner: str) -> ContainerOptions:

@@ -86,8 +86,8 @@ class NodetoolMagics(Magics):
         %nodetool jobs [--label k=v]          list them, newest first
         %nodetool status ID                   everything about one
         %nodetool logs ID [-f]                what it wrote; -f goes on until it ends
-        %nodetool attach ID                   show it here, and wait for it
-        %nodetool wait [ID]                   wait for it, or for every job of this kernel
+        %nodetool attach ID                   show it here, and wait for it; an interrupt leaves it running
+        %nodetool wait [ID]                   wait for it, or for every job of this kernel; likewise
         %nodetool result ID                   the value of its last expression
         %nodetool cancel ID | --all           stop it
         %nodetool rerun ID [options]          start it anew; options as in %%nodetool
@@ -96,7 +96,7 @@ class NodetoolMagics(Magics):
         %nodetool doctor                      what works here, and what each runner can hold
         %nodetool doctor --image REF          CUDA, cuDNN and frameworks of an image, beside the driver's
 
-        ID is the beginning of an id, or -1 for the last job, -2 for the one before.
+        ID is the beginning of an id, or a name that one job alone has, or -1 for the last job, -2 for the one before.
         """
         from . import verbs
 

@@ -126,9 +126,7 @@ def _unknown(word: str, parser: MagicArgumentParser, usage: str) -> str:
             f"`{usage}?` lists the options. Nothing was started."
         )
     if name in _NOT_YET:
-        return (
-            f"Option {name!r} belongs to {_NOT_YET[name]}, which is not offered yet. Leave it out. Nothing was started."
-        )
+        return f"Option {name!r} is for {_NOT_YET[name]}, which are not offered yet. Leave it out. Nothing was started."
     near = difflib.get_close_matches(name, parser._option_string_actions, n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
     return f"There is no option {name!r}.{meant} `{usage}?` lists the options. Nothing was started."

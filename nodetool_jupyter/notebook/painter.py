@@ -16,6 +16,7 @@ from ..view import View, fold_all
 _INTERVAL_SECONDS = 0.1
 _SECONDS_PER_JOB = 0.01
 _REPEAT_SECONDS = 1.0
+_GIVE_UP_SECONDS = 2.0
 
 
 class Face(Protocol):
@@ -86,7 +87,8 @@ class Canvas:
 
     `hear` takes its events on the manager's thread and returns at once. `done` is set when the last
     one was shown, `woken` then too, or when the person detaches the cell.
-    `leave` ends the hearing. `view` is what was folded so far.
+    `leave` ends the hearing; `part` is for a cell that waits no more while the job goes on. `view` is what was
+    folded so far.
     """
 
     def __init__(self, painter: Painter, view: View, face: Face, output: Output) -> None:
@@ -102,6 +104,7 @@ class Canvas:
         self._disarm: Callable[[], None] | None = None
         self._last_painted = 0.0
         self.leave: Callable[[], None] = lambda: None
+        self.part: Callable[[], None] = self.abandon
         painter.active += 1
         if face.clock_seconds:
             painter.later(face.clock_seconds, self._strike)
@@ -113,6 +116,17 @@ class Canvas:
         if not self._pending or self._urgent:
             self._pending = True
             self._painter.post(self._arm)
+
+    def abandon(self) -> None:
+        """Show nothing more; what shares a line with others is gone when this returns. Not on the painter's thread."""
+        self.leave()
+        self._painter.post(self._give_up)
+        self.done.wait(_GIVE_UP_SECONDS)
+
+    def _give_up(self) -> None:
+        if not self.done.is_set():
+            self.face.hide()
+            self._end()
 
     def _arm(self) -> None:
         wait = self._last_painted + self._painter.interval_seconds - time.monotonic()
@@ -148,10 +162,13 @@ class Canvas:
             self._pending = True
             self._painter.post(self._arm)
         elif ended:
-            self._painter.active -= 1
-            self.done.set()
-            self.woken.set()
+            self._end()
             self._painter.later(_REPEAT_SECONDS, lambda: self.face.repeat(self.view))
+
+    def _end(self) -> None:
+        self._painter.active -= 1
+        self.done.set()
+        self.woken.set()
 
     def _strike(self) -> None:
         if not self.done.is_set():

@@ -45,15 +45,22 @@ def present(
         handle.cancel()
         raise
     if background:
-        session.bind(handle)
+        _leave(session, handle, raises=raises)
         if not session.in_kernel:
             print(f"Job {handle.id[:8]} runs in the background. `%nodetool attach -1` shows it here.")
         return
     waited = wait_in_cell(handle, canvas)
     if waited == "detached":
-        session.bind(handle)
+        _leave(session, handle, raises=raises)
     else:
         finish(session, handle, raises=raises or waited == "interrupted")
+
+
+def _leave(session: Session, handle: JobHandle, *, raises: bool) -> None:
+    """Let the job go on; a later cell that waits for it takes its values, and fails with it if this one were to."""
+    session.bind(handle)
+    if not raises:
+        session.forgive(handle.id)
 
 
 def finish(session: Session, handle: JobHandle, *, raises: bool = True) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..manager import JobExecutionManager
     from .painter import Painter
 
-_FIXED_AT_START = {"thread_pool_size", "max_workflow_threads", "database_url", "env"}
-_MOST_UNTOLD = 10_000
+_FIXED_AT_START = {"thread_pool_size", "max_workflow_threads", "docker_max_jobs", "database_url", "env"}
+_MOST_REMEMBERED = 10_000
 _lock = threading.RLock()
 _current: Session | None = None
 
@@ -51,6 +51,7 @@ class Session:
         self._painter: Painter | None = None
         self._unbound: list[BringsBack] = []
         self._untold: dict[str, None] = {}
+        self._forgiven: dict[str, None] = {}
         self._closed = False
         self._told = 0
 
@@ -117,13 +118,19 @@ class Session:
 
     def started(self, job_id: str) -> None:
         """A job was started: somebody is to hear how it ends."""
-        self._untold[job_id] = None
-        if len(self._untold) > _MOST_UNTOLD:
-            del self._untold[next(iter(self._untold))]
+        _remember(self._untold, job_id)
 
     def told(self, job_id: str) -> None:
         """Somebody heard how it ended."""
         self._untold.pop(job_id, None)
+
+    def forgive(self, job_id: str) -> None:
+        """No cell is to fail when this job does."""
+        _remember(self._forgiven, job_id)
+
+    def raises(self, job_id: str) -> bool:
+        """Whether a cell that waits for this job fails with it."""
+        return job_id not in self._forgiven
 
     def bind(self, handle: BringsBack) -> None:
         """Put what a job brings back into the notebook's variables, once it has ended, before the next cell."""
@@ -160,6 +167,12 @@ class Session:
 
         same = self.manager.find(work_hash=job.request.work_hash, statuses={JobStatus.COMPLETED}, limit=1)
         return same[0].duration_seconds if same and job.request.work_hash else None
+
+
+def _remember(ids: dict[str, None], job_id: str) -> None:
+    ids[job_id] = None
+    if len(ids) > _MOST_REMEMBERED:
+        del ids[next(iter(ids))]
 
 
 def _parsed(traits: Mapping[str, Any]) -> dict[str, Any]:

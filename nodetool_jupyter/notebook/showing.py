@@ -6,11 +6,11 @@ import contextvars
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InvalidRequest, JobFailed
+from ..errors import Interrupted, InvalidRequest, JobFailed
 from ..events import JobUpdate
 from ..jobs import JobStatus
 from ..view import View, begin
@@ -59,6 +59,7 @@ def show(
     canvas = Canvas(session.painter, first, face, sink)
     place.canvas = canvas
     canvas.leave = session.manager.subscribe(job.id, canvas.hear)
+    canvas.part = place.part
     return canvas
 
 
@@ -124,6 +125,15 @@ class _Place:
         lines = last.traceback.split("\n") if last.traceback and not self._session.stable else []
         return "\n".join(JobFailed(last.job_id, last.message, traceback=lines)._render_traceback_())
 
+    def part(self) -> None:
+        """The cell waits no more and the job goes on: a notebook shows it further, a terminal is given back."""
+        self._waiting = False
+        canvas = self.canvas
+        if canvas is not None and self._session.in_kernel:
+            self._session.painter.post(lambda: canvas.face.paint(canvas.view))
+        elif canvas is not None:
+            canvas.abandon()
+
     def _cancel(self) -> str:
         try:
             self._handle.cancel()
@@ -152,10 +162,18 @@ def wait_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
         try:
             _wait(handle, canvas.done)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
+            canvas.part()
+            raise Interrupted(
                 f"Job {handle.id[:8]} is still {handle.status.value}; `%nodetool wait` waits for its end."
             ) from None
     return "interrupted"
+
+
+def watch_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
+    """As `wait_in_cell` for a job that was started elsewhere: an interrupt leaves it running."""
+    with leaving(handle, then=canvas.part):
+        _wait(handle, canvas.woken)
+    return "ended" if canvas.done.is_set() or handle.done() else "detached"
 
 
 def _wait(handle: JobHandle, event: threading.Event) -> None:
@@ -163,6 +181,19 @@ def _wait(handle: JobHandle, event: threading.Event) -> None:
     checks = 0
     while not event.wait(_CHECK_SECONDS) and checks < _MOST_CHECKS:
         checks += handle.done()
+
+
+@contextmanager
+def leaving(handle: JobHandle | None = None, *, then: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let an interrupt end the wait for a job, or for all, and not the job. Raises `Interrupted`, after `then`."""
+    try:
+        with interruptible():
+            yield
+    except KeyboardInterrupt:
+        then()
+        if handle is None:
+            raise Interrupted("The jobs go on; `%nodetool cancel --all` stops them.") from None
+        raise Interrupted(f"Job {handle.id[:8]} goes on; `%nodetool cancel {handle.id[:8]}` stops it.") from None
 
 
 @contextmanager

@@ -20,13 +20,14 @@ from .launch import limits_in
 from .options import changes, labels, option_parser, parse, resolve
 from .requests import asked_environment
 from .running import finish, present
-from .showing import interruptible, show, wait_in_cell
+from .showing import leaving, show, watch_in_cell
 
 if TYPE_CHECKING:
     from .session import Session
 
 _OPEN = {status for status in JobStatus if not status.final}
 _ALL_OF_LOG = 1 << 62
+_MOST_LISTED = 50
 
 
 def run(session: Session, words: list[str]) -> Any:
@@ -46,7 +47,7 @@ def _one(session: Session, verb: str, words: list[str], *, last: bool = False) -
     if len(words) > 1:
         raise InvalidRequest(f"%nodetool {verb} takes one job, and got {' '.join(words)!r}.")
     if not words and not last:
-        raise InvalidRequest(f"%nodetool {verb} wants a job: the beginning of an id, or -1 for the last one.")
+        raise InvalidRequest(f"%nodetool {verb} wants a job: the beginning of an id, a name, or -1 for the last one.")
     return JobHandle(session, session.manager.resolve(words[0] if words else "-1"))
 
 
@@ -63,18 +64,22 @@ def _jobs(session: Session, words: list[str]) -> None:
     wanted, rest = _labels(words)
     _none("jobs", rest)
     session.manager.end_lost()
-    jobs = session.manager.find(labels=wanted, limit=50)
+    jobs = session.manager.find(labels=wanted, limit=_MOST_LISTED + 1)
     session.tell_warnings()
     if not jobs:
         print("No job has these labels." if wanted else "No jobs yet. Put %%nodetool on top of a cell.")
         return
-    rows = [_row(job, stable=session.stable) for job in jobs]
+    rows = [_row(job, stable=session.stable) for job in jobs[:_MOST_LISTED]]
     header = (
         ["name", "runner", "status"]
         if session.stable
         else ["id", "name", "runner", "status", "started", "took", "peak"]
     )
     _print_table([header, *rows])
+    if len(jobs) > _MOST_LISTED:
+        print(
+            f"These are the newest {_MOST_LISTED}. There are older ones: --label NAME=VALUE lists those with a label."
+        )
 
 
 def _print_table(rows: list[list[str]]) -> None:
@@ -123,18 +128,16 @@ def _logs(session: Session, words: list[str]) -> None:
         print(handle.logs(), end="")
         return
     canvas = show(session, handle, progress="none", max_bytes=_ALL_OF_LOG)
-    try:
-        with interruptible():
-            canvas.done.wait()
-    finally:
-        canvas.leave()
+    with leaving(handle, then=canvas.abandon):
+        canvas.done.wait()
 
 
 def _attach(session: Session, words: list[str]) -> None:
     handle = _one(session, "attach", words)
-    canvas = show(session, handle, progress=session.settings()["progress"])
-    if wait_in_cell(handle, canvas) != "detached":
-        finish(session, handle)
+    raises = session.raises(handle.id)
+    canvas = show(session, handle, progress=session.settings()["progress"], raises=raises)
+    if watch_in_cell(handle, canvas) != "detached":
+        finish(session, handle, raises=raises)
 
 
 def _wait(session: Session, words: list[str]) -> None:
@@ -142,19 +145,24 @@ def _wait(session: Session, words: list[str]) -> None:
         _wait_for_all(session)
         return
     handle = _one(session, "wait", words)
-    with interruptible():
+    with leaving(handle):
         handle.wait()
     session.bind_ended()
-    finish(session, handle)
+    if not (raises := session.raises(handle.id)):
+        print(handle.line)
+    finish(session, handle, raises=raises)
 
 
 def _wait_for_all(session: Session) -> None:
-    """Wait for every job of this kernel, say how each ended that nobody was told of, and raise the first failure."""
+    """Wait for every job of this kernel, say how each ended that nobody was told of, and raise the first failure.
+
+    That of a job with --no-raise is only said.
+    """
     manager = session.manager
     going_on = [job.id for job in reversed(manager.find(owner=manager.owner.id, statuses=_OPEN, limit=10_000))]
     ids = dict.fromkeys([*session.untold, *going_on])
     handles = []
-    with interruptible():
+    with leaving():
         for job_id in ids:
             try:
                 handles.append(JobHandle(session, manager.wait(job_id)))
@@ -163,7 +171,7 @@ def _wait_for_all(session: Session) -> None:
     session.bind_ended()
     for handle in handles:
         print(handle.line)
-    errors = [(handle.exception(), handle.id in going_on) for handle in handles]
+    errors = [(handle.exception(), handle.id in going_on) for handle in handles if session.raises(handle.id)]
     for error, was_going_on in errors:
         if isinstance(error, JobFailed) or (error is not None and was_going_on):
             raise error
@@ -188,7 +196,7 @@ def _cancel(session: Session, words: list[str]) -> None:
 
 def _rerun(session: Session, words: list[str]) -> None:
     if not words:
-        raise InvalidRequest("%nodetool rerun wants a job: the beginning of an id, or -1 for the last one.")
+        raise InvalidRequest("%nodetool rerun wants a job: the beginning of an id, a name, or -1 for the last one.")
     handle = _one(session, "rerun", words[:1])
     given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
     request = handle.job.request

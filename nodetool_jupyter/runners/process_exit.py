@@ -7,9 +7,11 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import name_of_limit
 from ..events import Exit, Signalled
 from ..jobs import ResourceLimits
 from ..quantities import format_size, size_option
+from ..view import limit_text
 
 _CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"})
 _MOST_DETAIL = 4_000
@@ -75,7 +77,7 @@ def _memory(peak_bytes: int, limits: ResourceLimits, defaults: Mapping[str, floa
 def _of_the_profile(limit: str, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:
     """Which limit it was when nobody asked for one."""
     asked = getattr(limits, limit) is not None
-    return "" if asked or limit not in defaults else f"The profile's limit {limit} is {int(defaults[limit])}."
+    return "" if asked or limit not in defaults else f"The profile's limit is {limit_text(limit, defaults[limit])}."
 
 
 def _refused(count: int, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:
@@ -112,7 +114,7 @@ def why_not_started(step: str, number: int, order: Mapping[str, Any]) -> str:
         return f"The interpreter {python!r} can't be started: {reason}. Check --python, or make the environment again."
     if step.startswith("limit "):
         return (
-            f"The limit {step.removeprefix('limit ')} could not be set: the kernel refused the control group. "
+            f"{name_of_limit(step.removeprefix('limit '))} could not be set: the kernel refused the control group. "
             "Run without it, or add --best-effort."
         )
     if step == "supervisor":

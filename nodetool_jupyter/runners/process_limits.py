@@ -14,6 +14,7 @@ _PROFILE_MEMORY_BYTES = 4 << 30
 _PROFILE_PIDS = 512
 _PROFILE_PIDS_PER_CPU = 64
 _PROFILE_CPUS = 2
+_LEAST_OPEN_FILES = 8
 _UNTRUSTED: dict[str, float] = {
     "memory_bytes": 512 << 20,
     "pids": 64,
@@ -108,8 +109,16 @@ def profile_limits(profile: Profile) -> dict[str, float]:
 
 
 def check_machine(request: JobRequest) -> None:
-    """Refuse what the machine doesn't have: such a limit would be none. Raises `InvalidRequest`."""
-    memory_bytes, cpus = request.limits.memory_bytes, request.limits.cpus
+    """Refuse what the machine doesn't have, since such a limit would be none, and what no Python starts with.
+
+    Raises `InvalidRequest`.
+    """
+    memory_bytes, cpus, files = request.limits.memory_bytes, request.limits.cpus, request.limits.open_files
+    if files is not None and files < _LEAST_OPEN_FILES:
+        raise InvalidRequest(
+            f"open_files={files} is too little for Python to start. Give at least {_LEAST_OPEN_FILES}. "
+            "Nothing was started."
+        )
     if memory_bytes is not None and memory_bytes > total_memory_bytes():
         raise InvalidRequest(
             f"--memory {format_size(memory_bytes)} is more than the {format_size(total_memory_bytes())} of this "

@@ -44,7 +44,7 @@ def interpreter(path: str = "") -> Interpreter:
     found = shutil.which(os.path.expanduser(path))
     if found is None:
         what = "can't be executed" if os.path.exists(os.path.expanduser(path)) else "does not exist"
-        raise InvalidRequest(f"The interpreter {path!r} {what}. Give --python the path of a Python executable.")
+        raise InvalidRequest(f"The interpreter {path!r} {what}. Give --python, or NODETOOL_PYTHON, the path of one.")
     found = os.path.abspath(found)
     return _ask(found, os.stat(found).st_mtime_ns)
 
@@ -68,7 +68,9 @@ def _ask(path: str, changed_at: int) -> Interpreter:
         name, version, *folders = json.loads(answer)
         found = tuple(int(part) for part in version)
     except (OSError, ValueError, TypeError, subprocess.TimeoutExpired):
-        raise InvalidRequest(f"{path!r} is not a Python interpreter that works. Give --python another path.") from None
+        raise InvalidRequest(
+            f"{path!r} is not a Python interpreter that works. Give --python, or NODETOOL_PYTHON, another path."
+        ) from None
     if name != "cpython" or found < OLDEST:
         mine = f"{sys.implementation.name} {_dotted(sys.version_info[:3])}"
         raise RunnerUnavailable(

@@ -150,6 +150,11 @@ class Inflow:
         self._usage = usage
         self._wake.set()
 
+    def take_usage(self) -> UsageUpdate | None:
+        """The newest one, unless it was passed on."""
+        usage, self._usage = self._usage, None
+        return usage
+
     async def batches(self) -> AsyncIterator[list[Report]]:
         """What the job reports, until nothing can come any more. Raises `ProtocolError`."""
         try:
@@ -164,8 +169,8 @@ class Inflow:
                 batch = self._drain()
                 if batch:
                     yield batch
-            if self._usage:
-                yield [self._usage]
+            if usage := self.take_usage():
+                yield [usage]
         finally:
             self.close()
 
@@ -197,9 +202,8 @@ class Inflow:
             batch += self._read(descriptor)
             if descriptor in self._open:
                 self._arm(descriptor)
-        if self._usage:
-            batch.append(self._usage)
-            self._usage = None
+        if usage := self.take_usage():
+            batch.append(usage)
         return batch
 
     def _drain(self) -> list[Report]:

@@ -18,6 +18,7 @@ from ..frames import Report, Value
 from ..jobs import Job, JobRequest
 from ..sandbox import Sandbox
 from ..worker import cgroups, folders, tree, wire
+from ..worker.supervised import STRAYS_SECONDS
 from .base import WorkerNotStarted
 from .process_exit import describe, why_not_started
 from .process_limits import Plan
@@ -26,6 +27,7 @@ from .process_supervisor import SupervisorLink
 
 _SWEEPS = 100
 _SWEEP_SECONDS = 0.1
+_LAST_WORD_SECONDS = 2 * STRAYS_SECONDS  # what the job leaves running is killed before it is known what all used
 
 
 class ProcessWorker:
@@ -97,6 +99,10 @@ class ProcessWorker:
         try:
             async for batch in self._inflow.batches():
                 yield batch
+            with anyio.move_on_after(_LAST_WORD_SECONDS):
+                await self._ended.wait()
+            if usage := self._inflow.take_usage():
+                yield [usage]
         finally:
             self._drained.set()
 

@@ -64,7 +64,8 @@ class SubprocessRunner:
         if request.container.gpus:  # only CUDA_VISIBLE_DEVICES is set, and code may set it anew
             lacking.add("gpus")
         if lacking and (untrusted or not request.limits.best_effort):
-            remedy = "Run where control groups are writable, or use --runner docker"
+            groups = "Run where control groups are writable, or use" if "cpus" in lacking else "Use"
+            remedy = f"{groups} --runner docker"
             raise LimitNotHeld(lacking, self.name, remedy, or_without=not untrusted)
 
     def holds(self) -> Mapping[str, str]:

@@ -2,10 +2,10 @@
 
 from .folding import begin, fold, fold_all
 from .html import view_html
-from .isolation import isolation_rows, isolation_text, limits_in_force, names_of_limits
+from .isolation import isolation_rows, isolation_text, limit_text, limits_in_force, names_of_limits
 from .lines import Lines, line_text, plain_text, settled, squash, write
 from .model import Bar, Note, Shown, Text, View, elapsed_seconds, remaining_seconds
-from .text import bar_lines, final_line, final_text, status_line, title, usage_text, view_text, warnings
+from .text import bar_lines, final_line, final_text, status_line, title, usage_text, view_text, warning_lines, warnings
 
 __all__ = [
     "Bar",
@@ -23,6 +23,7 @@ __all__ = [
     "fold_all",
     "isolation_rows",
     "isolation_text",
+    "limit_text",
     "limits_in_force",
     "line_text",
     "names_of_limits",
@@ -35,6 +36,7 @@ __all__ = [
     "usage_text",
     "view_html",
     "view_text",
+    "warning_lines",
     "warnings",
     "write",
 ]

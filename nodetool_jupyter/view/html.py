@@ -12,7 +12,7 @@ from ..quantities import format_duration, format_size
 from .isolation import isolation_rows
 from .lines import plain_text
 from .model import View, elapsed_seconds
-from .text import MARKS, bar_lines, title, usage_text, warnings
+from .text import MARKS, bar_lines, receipt_text, title, usage_text, warnings
 
 _FONT = (
     "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:var(--jp-ui-font-size1,13px);line-height:1.5"
@@ -66,6 +66,7 @@ def _inside(view: View) -> str:
         ("usage", usage_text(view)),
         *(isolation_rows(view.isolation, view.limits) if view.isolation else ()),
         ("came back", ", ".join(one.name for one in view.returned)),
+        ("stop", receipt_text(view)),
         ("job", view.job_id),
     ]
     facts += [(note.severity, note.content) for note in view.notes if note.severity in ("info", "debug")]

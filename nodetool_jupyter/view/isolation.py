@@ -121,6 +121,11 @@ def limits_in_force(found: Isolation | None, asked: ResourceLimits) -> dict[str,
     return {name: value for name, value in values.items() if name in found.held}
 
 
+def limit_text(name: str, value: float) -> str:
+    """`64 processes`, `memory 512 MiB`."""
+    return _LIMITS[name][1](value)
+
+
 def names_of_limits(names: Iterable[str]) -> str:
     """`memory, processes`."""
     return ", ".join(_LIMITS[name][0] if name in _LIMITS else name for name in names)

@@ -13,6 +13,7 @@ from .model import Bar, Note, View, elapsed_seconds, remaining_seconds
 _S = JobStatus
 MARKS = {_S.COMPLETED: "✔", _S.FAILED: "✘", _S.CANCELLED: "■", _S.QUEUED: "○"}
 _BAR_COLUMNS = 24
+_AT_ONCE = 0.005
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _FACTORS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
@@ -39,9 +40,12 @@ def final_line(view: View, *, stable: bool = False) -> str:
 
 def final_text(view: View, *, stable: bool = False) -> str:
     """The last line, and below it what the person should know."""
-    return "\n".join(
-        [final_line(view, stable=stable), *(f"  {note.severity}: {note.content}" for note in warnings(view))]
-    )
+    return "\n".join([final_line(view, stable=stable), *warning_lines(view)])
+
+
+def warning_lines(view: View) -> list[str]:
+    """Each of `warnings` on a line of its own."""
+    return [f"  {note.severity}: {note.content}" for note in warnings(view)]
 
 
 def warnings(view: View) -> list[Note]:
@@ -134,9 +138,23 @@ def view_text(view: View, now: float, *, stable: bool = False) -> str:
     facts = [] if stable else [("id", view.job_id), ("usage", usage_text(view)), ("peak", peak_text(view))]
     facts += isolation_rows(view.isolation, view.limits, stable=stable) if view.isolation else []
     facts += [("came back", ", ".join(one.name for one in view.returned)), ("cause", view.message)]
+    facts += [] if stable else [("stop", receipt_text(view))]
     lines += [f"  {name:<10} {value}" for name, value in facts if value]
     lines += [f"  {note.severity:<10} {note.content}" for note in view.notes]
     return "\n".join(lines)
+
+
+def receipt_text(view: View) -> str:
+    """What a stop sent, when, and how many processes were reaped: `SIGINT at once, SIGKILL after 5.0 s`."""
+    if view.exit is None or not view.exit.sent:
+        return ""
+    sent = [f"{one.signal} {_after(one.after_seconds)}" for one in view.exit.sent]
+    reaped = view.exit.processes_reaped
+    return ", ".join(sent) + (f" · {reaped:,} process{'es' * (reaped != 1)} reaped" if reaped else "")
+
+
+def _after(seconds: float) -> str:
+    return "at once" if seconds < _AT_ONCE else f"after {format_duration(seconds)}"
 
 
 def peak_text(view: View) -> str:

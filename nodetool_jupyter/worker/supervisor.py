@@ -50,6 +50,7 @@ class Supervisor:
         self._hierarchies = hierarchies
         self._census = Census()
         self._warm: WarmPool | None = None
+        self._warm_again: dict[str, Any] | None = None
         self._empty: list[cgroups.Group] = []
         self._folders: set[str] = set()
         self._until = math.inf
@@ -108,6 +109,8 @@ class Supervisor:
             self._say({"op": "ended", "job": supervised.job, **supervised.receipt()})
         if self._warm:
             self._warm.refill()
+        elif self._warm_again:
+            self._op_warm(self._warm_again)
 
     def _hear(self) -> None:
         if not self._control:
@@ -156,6 +159,7 @@ class Supervisor:
 
     def _op_warm(self, order: dict[str, Any]) -> None:
         self._cool()
+        self._warm_again = None
         try:
             self._warm = pool = WarmPool(order, self._hierarchies)
         except OSError:
@@ -165,6 +169,7 @@ class Supervisor:
         def hear() -> None:
             if not pool.hear() and pool is self._warm:  # a new one may have come in the same turn
                 self._cool()
+                self._warm_again = order if pool.offered else None
 
         self._selector.register(pool.channel, selectors.EVENT_READ, hear)
 

@@ -64,6 +64,11 @@ class WarmPool:
         self._say({"sys_path": order["sys_path"], "modules": order["modules"], "idle": order["idle"]})
 
     @property
+    def offered(self) -> bool:
+        """Whether the parent got so far as to fork a child."""
+        return self._coming < self._size or self._born > 0
+
+    @property
     def channel(self) -> socket.socket:
         """Where the parent is heard."""
         return self._control.socket

@@ -201,7 +201,7 @@ def test_a_job_computes_on_a_gpu(jobs: Jobs) -> None:
 
 def test_on_a_process_gpus_are_advice_and_refused_as_a_limit() -> None:
     asked = JobRequest(work=CodeWork("1"), runner="subprocess", container=ContainerOptions(gpus="device=1,2"))
-    with pytest.raises(LimitNotHeld, match=r"can't hold --gpus here.*add --best-effort"):
+    with pytest.raises(LimitNotHeld, match=r"can't hold --gpus here.*Use --runner docker, or add --best-effort"):
         SubprocessRunner().check(asked)
 
 

@@ -138,6 +138,13 @@ def test_what_can_not_travel_is_refused(plain_session: Session) -> None:
         ({"profile": "safe"}, "profile 'safe'"),
         ({"inputs": {"class": 1}}, "Input 'class'"),
         ({"runner": "moon"}, "There is no runner 'moon'"),
+        ({"outputs": ["1x"]}, "Output '1x' is not a variable's name"),
+        ({"inputs": {1: 2}}, "Input 1"),
+        ({"limits": {"memory": "2g"}}, "limits takes Limits"),
+        ({"grace_seconds": -1}, "grace_seconds=-1 is not above zero"),
+        ({"max_transfer_bytes": 0}, "max_transfer_bytes=0 is not above zero"),
+        ({"secrets": "NOT_THERE", "runner": "subprocess"}, "--secret NOT_THERE"),
+        ({"limits": Limits(open_files=1), "runner": "subprocess"}, "open_files=1 is too little for Python to start"),
     ],
 )
 def test_a_mistake_is_named(plain_session: Session, arguments: dict[str, Any], sentence: str) -> None:
@@ -147,6 +154,11 @@ def test_a_mistake_is_named(plain_session: Session, arguments: dict[str, Any], s
         run("x = = 1")
     with pytest.raises(InvalidRequest, match="not int"):
         run(5)  # type: ignore[arg-type]
+
+
+def test_one_text_names_outputs_as_on_the_line(plain_session: Session) -> None:
+    job = run("ab = 1; c = 2", runner="subprocess", outputs="ab, c")
+    assert (job.result(), dict(job.outputs)) == (None, {"ab": 1, "c": 2})
 
 
 def test_limits_are_written_as_on_the_line() -> None:

@@ -227,7 +227,7 @@ def test_a_second_interrupt_leaves_a_job_that_can_not_be_stopped_and_says_so(ker
     kernel.follow(cell, until_text="refused")
     kernel.interrupt()
     ran = kernel.follow(cell)
-    assert ran.error == "KeyboardInterrupt"
+    assert ran.error == "Interrupted"
     assert "is still cancelling" in ran.message
     kernel.value("open(end, 'w').close()")
     assert kernel.value("print(_job.wait(60))") in {"cancelled", "completed"}
@@ -242,6 +242,20 @@ while not os.path.exists(end):
         if not said: print('refused', flush=True)
         said = True
 """
+
+
+@pytest.mark.parametrize("line", ["attach -1", "logs -1 -f"])
+def test_an_interrupt_of_a_look_leaves_the_job_running_and_says_how_to_stop_it(kernel: Kernel, line: str) -> None:
+    kernel.run("%%nodetool --runner subprocess --background --job lasting\nprint('on')\nimport time; time.sleep(600)")
+    looking = kernel.start(f"%nodetool {line}")
+    kernel.follow(looking, until_text="on")
+    kernel.interrupt()
+    ran = kernel.follow(looking)
+    assert ran.error == "Interrupted"
+    assert re.search(r"Job [0-9a-f]{8} goes on; `%nodetool cancel [0-9a-f]{8}` stops it.", ran.message)
+    assert kernel.value("print(lasting.status)") == "running"
+    kernel.value("lasting.cancel()")
+    assert kernel.run("%nodetool wait -1").error == "JobCancelled"
 
 
 def test_text_is_brought_up_to_date_in_place_where_it_is_asked_for(kernel: Kernel) -> None:

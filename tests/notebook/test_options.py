@@ -111,6 +111,7 @@ def test_one_layer_of_quotes_is_stripped_as_a_shell_does(line: str, words: list[
         ("--cpus 0", ["--cpus '0'"]),
         ("--cpus nan", ["--cpus 'nan'"]),
         ("-t soon", ["--timeout 'soon' is not a duration"]),
+        ("-t 0s", ["--timeout '0s' is not above zero"]),
         ("--cpus none", ["--cpus 'none'"]),
         ("--pids-limit 1.5", ["--pids-limit '1.5'"]),
         ("--profile safe", ["--profile 'safe'", "trusted, default, untrusted"]),

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from nodetool_jupyter.events import AnyEvent, ClearOutput, Display, JobUpdate, NodeProgress, Stream
-from nodetool_jupyter.notebook.faces import NoFace
+from nodetool_jupyter.events import AnyEvent, ClearOutput, Display, JobUpdate, NodeProgress, Notification, Stream
+from nodetool_jupyter.notebook.faces import NoFace, TerminalLine, TextInCell
 from nodetool_jupyter.notebook.output import CellOutput, condensed
 from nodetool_jupyter.notebook.painter import Canvas, Painter
-from nodetool_jupyter.view import View
+from nodetool_jupyter.view import View, fold_all
 from tests.conftest import HANG_GUARD_SECONDS
 
 
@@ -57,7 +57,7 @@ class Displays:
     def __init__(self) -> None:
         self.messages: list[Any] = []
 
-    def publish(self, data: dict[str, Any], metadata: Any, transient: Any, update: bool) -> None:
+    def publish(self, data: dict[str, Any], transient: Any, update: bool, metadata: Any = None) -> None:
         self.messages.append((data.get("text/plain", "picture"), transient, update))
 
     def clear_output(self, wait: bool) -> None:
@@ -205,3 +205,44 @@ def test_a_front_end_that_fails_once_does_not_keep_the_cell_waiting(
 def test_with_many_jobs_each_is_painted_less_often(painter: Painter) -> None:
     painter.active = 50
     assert painter.interval_seconds == 0.5
+
+
+def test_a_terminal_is_given_back_before_the_prompt_and_nothing_is_drawn_into_it_any_more() -> None:
+    screen = io.StringIO()
+    painter = Painter()
+    try:
+        output = CellOutput(None, contextvars.copy_context(), max_bytes=100, more="")
+        canvas = Canvas(painter, View(name="train", runner="subprocess"), TerminalLine(screen, output), output)
+        canvas.hear([JobUpdate(status="running")])
+        canvas.abandon()
+        left = screen.getvalue()
+        assert "running" in left
+        assert left.endswith("\r\x1b[K")
+        canvas.hear([JobUpdate(status="completed")])
+        canvas._strike()
+    finally:
+        painter.close()
+    assert screen.getvalue() == left
+    assert painter.active == 0
+
+
+STUCK = Notification(content="The thread is in `time.sleep(60)` at Cell In[4], line 2.")
+
+
+def test_a_warning_is_seen_while_the_job_runs_and_not_only_at_its_end() -> None:
+    shell = Shell()
+    running = fold_all(View(name="train", runner="threaded"), [JobUpdate(status="running"), STUCK])
+    TextInCell(shell, contextvars.copy_context(), running)
+    assert STUCK.content in shell.display_pub.messages[-1][0]
+
+
+def test_a_terminal_says_each_warning_once_when_it_comes() -> None:
+    screen = io.StringIO()
+    face = TerminalLine(screen, CellOutput(None, contextvars.copy_context(), max_bytes=100, more=""))
+    view = fold_all(View(name="train", runner="threaded"), [JobUpdate(status="running"), STUCK])
+    face.paint(view)
+    assert f"{STUCK.content}\n" in screen.getvalue()
+    face.paint(view)
+    face.finish(fold_all(view, [JobUpdate(status="completed"), Notification(content="sys.path was changed")]))
+    assert screen.getvalue().count(STUCK.content) == 1
+    assert screen.getvalue().endswith("\n  warning: sys.path was changed\n")

@@ -152,6 +152,14 @@ def test_daemons_are_killed_after_their_leader_ended(place: Place) -> None:
     assert found.exit.processes_reaped >= 3
 
 
+@pytest.mark.parametrize("grace_seconds", [0.2, 5.0])
+def test_what_all_of_a_job_used_is_reported_when_its_daemons_are_killed_too(place: Place, grace_seconds: float) -> None:
+    found = place.run(DAEMON + "daemonise(1000)", grace_seconds=grace_seconds)
+    assert isinstance(found.terminal, Returned)
+    assert found.usage.processes == 0, "the last report of usage is that of the end"
+    assert found.usage.peak_memory_bytes
+
+
 def test_the_daemons_of_one_job_do_not_die_with_another(place: Place) -> None:
     async def work(runner: SubprocessRunner) -> list[Outcome]:
         found: list[Outcome] = []

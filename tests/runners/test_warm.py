@@ -153,6 +153,20 @@ def test_a_warm_parent_that_dies_costs_no_job(place: Place) -> None:
     assert all(isinstance(outcome.terminal, Returned) for outcome in outcomes)
 
 
+def test_a_warm_parent_that_died_is_made_again(place: Place) -> None:
+    async def kill(runner: SubprocessRunner) -> Outcome:
+        await warm(place, runner)
+        [link] = runner._links
+        for child in psutil.Process(link.pid).children():
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+        while await started(place, runner) == FORKED:  # one that waited may have outlived its parent by a moment
+            pass
+        return await warm(place, runner)
+
+    assert isinstance(session(place, kill).terminal, Returned)
+
+
 def test_waiting_interpreters_die_with_the_supervisor(place: Place) -> None:
     async def kill(runner: SubprocessRunner) -> list[psutil.Process]:
         await warm(place, runner)

@@ -206,6 +206,16 @@ def test_the_long_text_names_what_matters() -> None:
         assert part in text
 
 
+def test_the_receipt_of_a_stop_says_what_was_sent_when_and_how_many_are_gone() -> None:
+    sent = (ev.Signalled("SIGINT", 0.0004, 1), ev.Signalled("SIGTERM", 2.5, 3))
+    view = fold(finished(), ev.Exit(signal="SIGTERM", sent=sent, processes_reaped=3))
+    said = "SIGINT at once, SIGTERM after 2.5 s · 3 processes reaped"
+    assert f"stop       {said}" in view_text(view, 30.0)
+    assert said in view_html(view)
+    assert "SIGINT" not in view_text(view, 30.0, stable=True)
+    assert "reaped" not in view_text(fold(finished(), ev.Exit(code=0, processes_reaped=1)), 30.0)
+
+
 def test_warnings_are_seen_without_unfolding_anything() -> None:
     view = fold_all(
         finished(), [ev.Notification(content="cwd was changed"), ev.Notification(content="by the way", severity="info")]

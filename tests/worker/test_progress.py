@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from nodetool_jupyter.events import LogUpdate, NodeProgress, Stream
 from nodetool_jupyter.frames import FilePart, Returned
+from nodetool_jupyter.worker import progress
 from tests.worker.driving import Ran
+
+if TYPE_CHECKING:
+    from nodetool_jupyter.worker.current import Inside, Report
 
 Run = Callable[..., Ran]
 FORMS = ["tqdm", "tqdm.std", "tqdm.auto", "tqdm.autonotebook", "tqdm.notebook", "tqdm.asyncio", "tqdm.gui", "tqdm.rich"]
@@ -169,3 +174,36 @@ def test_the_helpers_are_harmless_outside_a_job(tmp_path: object) -> None:
     assert nt.output("x", 5) == 5
     assert nt.cancelled() is False
     assert nt.save("nothing-is-there.png") == "nothing-is-there.png"
+
+
+class Crossing:
+    """What a bar knows of its job; the first time that it is asked something, another thread gets in between."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+        self.outlet = self
+        self.between: Callable[[], None] | None = None
+
+    @property
+    def open(self) -> bool:
+        between, self.between = self.between, None
+        if between is not None:
+            between()
+        return True
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """The bar's turn comes when the test says so."""
+
+    def emit(self, report: Report) -> None:
+        self.sent.append(report["progress"])
+
+
+def test_the_last_value_is_the_newest_even_if_one_that_waited_is_sent_after_it() -> None:
+    job = Crossing()
+    bar = progress._Bar(cast("Inside", job), "1")
+    bar.show({"progress": 1})
+    bar.show({"progress": 2})
+    assert job.sent == [1], "the second one was to wait for its turn"
+    job.between = lambda: bar.show({"progress": 3}, now=True)
+    bar.catch_up()
+    assert job.sent == [1, 3, 2, 3]

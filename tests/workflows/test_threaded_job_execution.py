@@ -262,7 +262,7 @@ def test_each_job_has_a_temporary_folder_that_is_gone_at_its_end(
     manager: JobExecutionManager, submit: Submit, gate: threading.Event
 ) -> None:
     code = (
-        "import tempfile\nfile = tempfile.NamedTemporaryFile(delete=False)\nfile.close()\n"
+        "import tempfile\nwith tempfile.NamedTemporaryFile(delete=False) as file: pass\n"
         "folder = tempfile.gettempdir()\nprint('ready')\ngate.wait()"
     )
     spaces: list[dict[str, Any]] = [{"gate": gate} for _ in range(2)]

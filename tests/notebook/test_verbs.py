@@ -1,0 +1,105 @@
+"""Verbs over many jobs, over jobs by name, and over those that nobody wants to fail for."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from nodetool_jupyter.errors import Interrupted, JobFailed
+from nodetool_jupyter.notebook import verbs
+from nodetool_jupyter.notebook.session import current
+from tests.notebook.conftest import refused
+
+
+def cell(shell: InteractiveShell, options: str, code: str = "1") -> None:
+    """Run a cell as a job."""
+    shell.run_cell(f"%%nodetool {options}\n{code}").raise_error()
+
+
+def shown(shell: InteractiveShell, capsys: pytest.CaptureFixture[str], line: str) -> str:
+    """What a verb prints."""
+    capsys.readouterr()
+    shell.run_cell(line).raise_error()
+    return capsys.readouterr().out
+
+
+def test_a_list_of_jobs_that_is_cut_says_so(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "_MOST_LISTED", 2)
+    cell(shell, "--name first")
+    cell(shell, "--name second")
+    assert "older ones" not in shown(shell, capsys, "%nodetool jobs")
+    cell(shell, "--name third")
+    listed = shown(shell, capsys, "%nodetool jobs")
+    assert "second" in listed
+    assert "first" not in listed
+    assert listed.splitlines()[-1].startswith("These are the newest 2. There are older ones")
+
+
+def test_a_job_is_found_by_its_name_where_no_other_has_it(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell(shell, "--name train")
+    cell(shell, "--name 'two words'")
+    assert shown(shell, capsys, "%nodetool status train").startswith("✔ train")
+    assert shown(shell, capsys, "%nodetool status 'two words'").startswith("✔ two words")
+    cell(shell, "--name train")
+    ids = [job.id for job in current().manager.find() if job.request.name == "train"]
+    said = refused(shell, "%nodetool status train")
+    assert "Several jobs fit 'train'" in said
+    assert all(job_id in said for job_id in ids)
+    assert "a name that only one of them has" in refused(shell, "%nodetool status trai")
+
+
+def test_a_name_is_not_taken_for_the_beginning_of_another_jobs_id(shell: InteractiveShell) -> None:
+    cell(shell, "")
+    beginning = current().manager.find(limit=1)[0].id[:4]
+    cell(shell, f"--name {beginning}")
+    assert "Several jobs fit" in refused(shell, f"%nodetool cancel {beginning}")
+
+
+@pytest.mark.parametrize("line", ["wait", "wait -1", "wait late", "attach -1"])
+def test_a_background_job_that_was_not_to_raise_is_told_of_and_fails_no_later_cell(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setenv("NODETOOL_NONINTERACTIVE", "0")
+    cell(shell, "--background --no-raise --name late", "1 / 0")
+    assert "late · threaded · failed" in shown(shell, capsys, f"%nodetool {line}")
+
+
+def test_wait_fails_for_the_others(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODETOOL_NONINTERACTIVE", "0")
+    cell(shell, "--background --no-raise", "1 / 0")
+    cell(shell, "--background", "raise RuntimeError('counts')")
+    error = shell.run_cell("%nodetool wait").error_in_exec
+    assert isinstance(error, JobFailed)
+    assert "counts" in str(error)
+
+
+def test_errors_have_the_colours_that_the_shell_wants(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rendered() -> str:
+        error = shell.run_cell("%%nodetool --runner subprocess\n1 / 0").error_in_exec
+        assert isinstance(error, JobFailed)
+        return "\n".join(error._render_traceback_())
+
+    assert "\x1b" not in rendered()
+    monkeypatch.setattr(shell, "colors", "linux")
+    assert "\x1b[31mZeroDivisionError" in rendered()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("wait", "The jobs go on; `%nodetool cancel --all`"), ("wait -1", "goes on")]
+)
+def test_an_interrupt_ends_a_wait_with_one_sentence(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    def interrupted(job_id: str, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    shell.run_cell("import nodetool_jupyter as nt\nnt.run('1')").raise_error()
+    monkeypatch.setattr(current().manager, "wait", interrupted)
+    error = shell.run_cell(f"%nodetool {line}").error_in_exec
+    assert isinstance(error, Interrupted)
+    assert said in str(error)
+    assert len(error._render_traceback_()) == 1
