@@ -28,7 +28,7 @@ from .session import Session, current
 if TYPE_CHECKING:
     from ..manager import JobExecutionManager
 
-_TOO_LARGE = "NT-O03"
+_NOT_BACK = "NT-O03"
 
 
 def Limits(  # noqa: N802 - reads as the value it makes: limits=nt.Limits(memory="2g")
@@ -174,12 +174,12 @@ class JobHandle:
             return self._decode("")
         stored = self._last().result
         events = self._manager.events(self.id)
-        if said := [event.content for event in events if isinstance(event, Notification) and event.code == _TOO_LARGE]:
+        if said := [event.content for event in events if isinstance(event, Notification) and event.code == _NOT_BACK]:
             raise OutputMissing(said[-1])
         if stored is None and any(isinstance(event, Display) and event.result for event in events):
             raise OutputMissing(
-                f"The value of the last expression of job {self.id} is not here: it can't travel, "
-                "or its kernel is gone. Assign it to a variable and name that with --out."
+                f"The value of the last expression of job {self.id} is not here any more: it was in the kernel that "
+                "the job ran for. Run it again, or look at what it showed."
             )
         return stored
 

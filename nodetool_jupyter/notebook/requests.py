@@ -6,7 +6,7 @@ import contextvars
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,7 +153,7 @@ def make_parcel(
         inputs=inputs,
         sources=sources,
         environ=job_environment(environ, request),
-        secrets=secret_values(request.secrets, environ),
+        secrets=secret_values(request.secrets, environ, apart_from=request.env),
         sys_path=tuple(path or working_directory() for path in sys.path),
         context=contextvars.copy_context(),
     )
@@ -202,9 +202,13 @@ def _variable(text: str, environ: Mapping[str, str], where: str) -> tuple[str, s
     return name, environ[name]
 
 
-def secret_values(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The secrets from the kernel's environment. Raises `InvalidRequest` for one that isn't there."""
+def secret_values(
+    names: Iterable[str], environ: Mapping[str, str], *, apart_from: Collection[str] = ()
+) -> dict[str, str]:
+    """The secrets from the kernel's environment. Raises `InvalidRequest` for one that isn't there, or is no secret."""
     for name in names:
+        if name in apart_from:
+            raise InvalidRequest(f"{name} is given with -e and with --secret. Leave one out. Nothing was started.")
         if name not in environ:
             raise InvalidRequest(
                 f"--secret {name}: the kernel's environment has no {name!r}. "

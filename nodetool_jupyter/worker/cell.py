@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .execute import Cell, attempt
-from .values import TooLarge
+from .values import CannotTravel, TooLarge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def run_cell(cell: Cell, namespace: dict[str, Any], *, outputs: Sequence[str], i
     packed, error = attempt(inside.pack, "", value) if value is not None else (None, None)
     if packed is not None:
         inside.outlet.emit(*packed)
-    elif isinstance(error, TooLarge):
-        inside.outlet.emit({"type": "notification", "content": str(error), "severity": "warning", "code": "NT-O03"})
+    elif isinstance(error, CannotTravel):  # it was shown, and few ask for it
+        severity = "warning" if isinstance(error, TooLarge) else "info"
+        inside.outlet.emit({"type": "notification", "content": str(error), "severity": severity, "code": "NT-O03"})
 
 
 def _show(value: object, inside: Inside, bundle: Callable[[object], Bundle]) -> None:

@@ -175,7 +175,7 @@ def _pickle(name: str, value: object, by_value: bool, files: set[str] | None) ->
         why = f"it can't be pickled ({type(error).__name__}: {error})"
         if isinstance(error, RecursionError):
             why = "it refers to itself too deeply"
-        raise CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it") from error
+        raise CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it") from None
     buffers: list[Buffer] = [data]
     end = len(data)
     for raw in kept:

@@ -104,8 +104,25 @@ def test_an_output_that_is_not_there_is_named(runner: str) -> None:
 
 def test_a_value_that_can_not_come_back_is_not_taken_for_none(plain_session: Session) -> None:
     job = run("import threading\nthreading.Lock()", runner="subprocess")
-    with pytest.raises(OutputMissing, match="name that with --out"):
+    with pytest.raises(OutputMissing, match=r"The value of the last expression \(_thread\.lock, .* can't be pickled"):
         job.result(GUARD)
+    assert [note.severity for note in job.view().notes] == ["info"]
+
+
+def test_a_value_that_is_refused_on_its_way_out_is_one_sentence_without_frames_of_a_library(
+    plain_session: Session,
+) -> None:
+    job = run("import threading\nlock = threading.Lock()", runner="subprocess", outputs=["lock"])
+    error = job.exception(GUARD)
+    assert isinstance(error, JobFailed)
+    assert "cloudpickle" not in "\n".join(error.traceback)
+
+
+def test_a_variable_is_a_secret_or_none(plain_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "of the kernel")
+    with pytest.raises(InvalidRequest, match="KEY is given with -e and with --secret"):
+        run("1", runner="subprocess", env={"KEY": "open"}, secrets=["KEY"])
+    assert plain_session.manager.find() == []
 
 
 def test_a_value_that_is_too_large_is_said_and_names_the_option(plain_session: Session) -> None:
