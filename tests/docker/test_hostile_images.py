@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from nodetool_jupyter.jobs import JobStatus, Reason
+from nodetool_jupyter.containers import ContainerOptions
+from nodetool_jupyter.jobs import JobStatus, Profile, Reason
+from nodetool_jupyter.runners.docker import syscalls
+from nodetool_jupyter.worker import seccomp
 from tests.docker.faulty import Jobs, containers, eventually_empty, jobs_on
+from tests.docker.jobs import jobs_on as filtered_jobs_on
+from tests.docker.test_attacks import FILTERS
 from tests.engine import images, private
 from tests.engine.private import Engine, until
 from tests.engine.shared import ask_for_engine
+from tests.sandbox.attacks import attack
+from tests.workflows.seeing import text
 
 HOSTILE = {
     "floods": "exec cat /dev/zero",
@@ -27,6 +34,8 @@ while True: os.write(1, bytes(65536))'""",
 }
 TURNS = '(until [ -e /tmp/turn ]; do sleep 0.05; done; exec cat /dev/zero) &\nexec $REAL "$@"'
 """Has a real worker, and floods its stream once it is told to."""
+UNFILTERED = 'exec $REAL -I -S -c "$4" default'
+"""Has a real worker, which is told to put no filter on itself."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,7 @@ def spoiled_engine() -> Iterator[Engine]:
     with private.running() as engine:
         with engine.client() as client:
             images.load(client, variants=False)
-            for name, script in {**HOSTILE, "turns": TURNS}.items():
+            for name, script in {**HOSTILE, "turns": TURNS, "unfiltered": UNFILTERED}.items():
                 images.load_with_python3(client, f"hostile:{name}", script)
         yield engine
 
@@ -69,3 +78,22 @@ def test_a_waiting_container_that_writes_is_given_up_at_once(spoiled_engine: Eng
     eventually_empty(spoiled_engine)
     assert not pool._waiting
     assert kept.outcome(kept.submit("2", image="hostile:turns")) == "completed"
+
+
+def test_an_image_that_puts_no_filter_on_its_worker_is_under_the_engines_own(
+    spoiled_engine: Engine, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with attack(tmp_path, monkeypatch) as made, filtered_jobs_on(spoiled_engine, environ) as jobs:
+        options = ContainerOptions(image="hostile:unfiltered")
+        outputs = ("table", "filters")
+        job, events = jobs.run(f"{made.code}\n{FILTERS}", container=options, outputs=outputs, profile=Profile.UNTRUSTED)
+        assert job.status is JobStatus.COMPLETED, (job.message, text(events, "stderr"))
+        assert jobs.value(job, "filters") == ["1"]
+        others = ("packet socket", "hypervisor's socket", "kernel's cryptography")
+        assert jobs.value(job, "table") == {**made.table, **dict.fromkeys(others, "EPERM")}
+
+
+def test_no_filter_lets_through_what_the_other_refuses() -> None:
+    looked_at = {"clone", "clone3", "socket", "socketpair"}
+    assert set(syscalls.ALLOWED).isdisjoint({*seccomp.REFUSED, *looked_at})
+    assert len(syscalls.ALLOWED) == len(set(syscalls.ALLOWED))

@@ -19,6 +19,7 @@ from .spec import ContainerSpec, differences, update_fields
 if TYPE_CHECKING:
     from docker import APIClient
 
+_MOST_SHOWN = 120
 _LIMIT_FIELDS = {
     "Memory": "memory_bytes",
     "MemorySwap": "memory_bytes",
@@ -131,8 +132,8 @@ def audit(
             lacking.add(limit)
             continue
         raise BoxRefused(
-            f"The engine did not apply {field}={wanted!r} (it reports {there!r}). Profile {profile.value!r} requires "
-            "it, so the container was removed unstarted. [NT-D03]"
+            f"The engine did not apply {field}={_shown(wanted)} (it reports {_shown(there)}). Profile "
+            f"{profile.value!r} requires it, so the container was removed unstarted. [NT-D03]"
         )
     if warnings and profile is Profile.UNTRUSTED:
         raise BoxRefused(
@@ -140,6 +141,11 @@ def audit(
             "was removed unstarted. [NT-D03]"
         )
     return tuple(sorted(lacking))
+
+
+def _shown(value: Any) -> str:
+    whole = repr(value)
+    return whole if len(whole) <= _MOST_SHOWN else f"{whole[:_MOST_SHOWN]} …"
 
 
 def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...containers import WORKDIR, gpu_ids
 from ...jobs import JobRequest, Profile, ResourceLimits
+from . import syscalls
 from .bundle import LOADER
 
 NOBODY = "65534:65534"
@@ -95,7 +96,7 @@ def container_spec(
         "WorkingDir": options.workdir or WORKDIR,
         "HostConfig": {
             **_limit_fields(limits),
-            **_shut(network),
+            **_shut(network, untrusted=untrusted),
             "ReadonlyRootfs": untrusted or options.read_only,
             "Tmpfs": {**_tmpfs(user, covered, untrusted=untrusted), **options.tmpfs},
             "Ulimits": _ulimits(limits, untrusted=untrusted),
@@ -160,12 +161,12 @@ def _limit_fields(limits: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _shut(network: str) -> dict[str, Any]:
+def _shut(network: str, *, untrusted: bool) -> dict[str, Any]:
     """What is the same for every job: nothing that leads out."""
     return {
         "NetworkMode": network,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges=true"],
+        "SecurityOpt": ["no-new-privileges=true", *([f"seccomp={syscalls.profile()}"] if untrusted else [])],
         "Privileged": False,
         "IpcMode": "private",
         "PidMode": "",
