@@ -33,11 +33,11 @@ address = "{folder}/containerd.sock"
 
 
 @contextmanager
-def running() -> Iterator[Engine]:
-    """An engine without images, removed at the end with everything that is in it."""
+def running(*options: str) -> Iterator[Engine]:
+    """An engine without images, removed at the end with everything that is in it. options: more for `dockerd`."""
     base = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="ntj-e-", dir=base if len(base) < _LONGEST_FOLDER else "/tmp"))
-    engine = Engine(folder)
+    engine = Engine(folder, options)
     try:
         # in memory: made and removed at once, however busy the disk is
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", str(folder)], check=True)
@@ -48,19 +48,16 @@ def running() -> Iterator[Engine]:
 
 
 class Engine:
-    """A private engine that tests may stop, kill and freeze."""
+    """A private engine that tests may stop, kill and freeze. environ: what a process needs to find it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._options = options
         self.bridge = f"ntj{secrets.token_hex(4)}"
         self.url = f"unix://{folder}/docker.sock"
+        self.environ = {"DOCKER_HOST": self.url}
         self._containerd: subprocess.Popen[bytes] | None = None
         self._dockerd: subprocess.Popen[bytes] | None = None
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """What a process needs to find this engine."""
-        return {"DOCKER_HOST": self.url}
 
     @property
     def pid(self) -> int:
@@ -168,6 +165,7 @@ class Engine:
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/docker.pid"),
             *("--containerd", f"{folder}/containerd.sock", "--bridge", self.bridge),
             *("--iptables=false", "--ip-forward=false", "--ip-masq=false"),
+            *self._options,
         ]
 
     def _launch(self, command: Sequence[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
