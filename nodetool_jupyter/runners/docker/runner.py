@@ -76,6 +76,7 @@ class DockerRunner:
         self._idle = IdleStreams(self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
         self._slots = count()
+        self._gpus = gpus.Gpus(local=bool(self.engine.local_socket))
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
         self._watch = Watch(self.engine, label=label, ended=self._drop_dead)
         self._starting = 0
@@ -88,7 +89,7 @@ class DockerRunner:
         facts = self.engine.facts()
         check_request(request, facts)
         if request.container.gpus:
-            self._check_gpus(request.container.gpus, facts)
+            self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
             wheels.check_pip()
         self._binds(request)
@@ -137,6 +138,14 @@ class DockerRunner:
     def built_images(self) -> list[dict[str, Any]]:
         """The images that were built for requirements, as the engine lists them. Raises `EngineUnavailable`."""
         return list(self.engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})))
+
+    def reserve(self, job: Job) -> bool:
+        """See `Reserver.reserve`: the GPUs that no other job may have."""
+        return self._gpus.reserve(job.id, job.request.container)
+
+    def unreserve(self, job_id: str) -> None:
+        """See `Reserver.unreserve`."""
+        self._gpus.unreserve(job_id)
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
         """See `Runner.launch`."""
@@ -243,7 +252,7 @@ class DockerRunner:
                 built = image.id
                 if options.requirements:
                     built = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
-                spec = self._spec(request, image, leases, stop, built=built)
+                spec = self._spec(job, image, leases, stop, built=built)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
                 waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
@@ -261,31 +270,15 @@ class DockerRunner:
             self._network = ""  # somebody may have removed it: the next job looks
             raise
 
-    def _spec(
-        self, request: JobRequest, image: Image, leases: ExitStack, stop: CallOff, *, built: str
-    ) -> ContainerSpec:
-        options = request.container
+    def _spec(self, job: Job, image: Image, leases: ExitStack, stop: CallOff, *, built: str) -> ContainerSpec:
+        request, options = job.request, job.request.container
         network = self._ensured_network(options.network)
-        devices = (
-            leases.enter_context(gpus.lease(options.gpus, shared=options.gpus_shared, stop=stop, there=self._gpus()))
-            if options.gpus
-            else ()
-        )
+        devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
         binds = self._binds(request)
         request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
         return container_spec(
             request, self.engine.facts(), image=built, image_user=image.user, network=network, devices=devices
         )
-
-    def _gpus(self) -> Mapping[str, str]:
-        """The GPUs of the engine's machine, as far as they can be seen from here."""
-        return gpus.present() if self.engine.local_socket else {}
-
-    def _check_gpus(self, asked: str, facts: Mapping[str, Any]) -> None:
-        there = self._gpus()
-        if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.local_socket:
-            raise gpus.NoGpu
-        gpus.check_gpus(asked, there)
 
     def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
         root = self.engine.facts().get("DockerRootDir", "")
