@@ -108,15 +108,17 @@ class StandbyPool:
         if box is not None:
             self._close(box)
 
-    def _watch(self) -> None:
+    def _watch(self, seconds: float = IDLE_SECONDS) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        self._drop(lambda one: time.monotonic() - one.since >= IDLE_SECONDS)
+        now = time.monotonic()
+        self._drop(lambda one: now - one.since >= IDLE_SECONDS)
         if self._waiting or self._coming:
-            self._watch()
+            oldest = min((one.since for one in self._waiting), default=now)
+            self._watch(oldest + IDLE_SECONDS - now)
 
     def drop_dead(self) -> None:
         """Give up the boxes that have ended, as all do with their engine."""

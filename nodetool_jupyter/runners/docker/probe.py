@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .engine import LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
+from .engine import CHECK_SECONDS, LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
 
 _PROGRAM = """\
 import json, os, platform, sys
@@ -31,7 +34,8 @@ print(json.dumps({
     },
 }))
 """
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 10.0
+SOON_SECONDS, _LOOK_SECONDS = 4.0, 1.0
 _OLDEST_GLIBC = 5
 LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
@@ -77,6 +81,45 @@ def probe(engine: Engine, image_id: str, labels: Mapping[str, str]) -> Python:
         return msgspec.convert(json.loads(said), Python)
     except (EngineRefused, ValueError):  # no python3, or one that fails at once
         return Python()
+
+
+class Pythons:
+    """Asks images for their Python, each once at a time and no caller longer than some seconds. From any thread.
+
+    learn: gets an image's id and the version, also when nobody waits for it any more.
+    """
+
+    def __init__(
+        self, engine: Engine, labels: Mapping[str, str], executor: ThreadPoolExecutor, learn: Callable[[str, str], None]
+    ) -> None:
+        self._engine = engine
+        self._labels = labels
+        self._executor = executor
+        self._learn = learn
+        self._lock = threading.Lock()
+        self._asked: dict[str, Future[str]] = {}
+
+    def version(self, image_id: str) -> str:
+        """The version; "" where there is none, or none that is told soon. Raises `EngineUnavailable`."""
+        with self._lock:
+            if image_id not in self._asked:
+                self._asked[image_id] = self._executor.submit(self._ask, image_id)
+            asked = self._asked[image_id]
+        until = time.monotonic() + SOON_SECONDS
+        while not wait([asked], min(_LOOK_SECONDS, SOON_SECONDS)).done:
+            self._engine.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)  # is it the image, or the engine?
+            if time.monotonic() >= until:
+                return ""
+        return asked.result()
+
+    def _ask(self, image_id: str) -> str:
+        try:
+            version = probe(self._engine, image_id, self._labels).version
+            self._learn(image_id, version)
+            return version
+        finally:
+            with self._lock:
+                del self._asked[image_id]
 
 
 def _await_end(client: Any, container: str) -> None:

@@ -35,7 +35,7 @@ from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
 from .mounts import checked_binds, what_lies_at
 from .pool import StandbyPool
-from .probe import probe
+from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .versions import Finding, look_into
@@ -72,6 +72,7 @@ class DockerRunner:
         self._private = tuple(private)
         self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
+        self._pythons = Pythons(self.engine, self._labels, self._stops, self.images.learn)
         self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
         self._idle = IdleStreams(self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
@@ -126,10 +127,8 @@ class DockerRunner:
             return ""
 
     def python_of(self, image: Image) -> str:
-        """The version of an image's Python, asked once; "" when it has none. Raises `EngineUnavailable`."""
-        if not self.images.python_of(image):
-            self.images.learn(image.id, probe(self.engine, image.id, self._labels).version)
-        return self.images.python_of(image)
+        """The version of an image's Python; "" when none is told within seconds. Raises `EngineUnavailable`."""
+        return self.images.python_of(image) or self._pythons.version(image.id)
 
     def look_into(self, image_id: str) -> tuple[Finding, ...]:
         """The GPU software in an image. Blocks. Raises `EngineUnavailable`, `EngineRefused`."""
