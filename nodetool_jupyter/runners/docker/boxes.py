@@ -126,7 +126,7 @@ def audit(
     """
     found = engine.ask(lambda client: client.inspect_container(container))
     lacking: set[str] = set()
-    for field, wanted, there in differences(spec, found):
+    for field, wanted, there in differences(spec.config, found):
         limit = _LIMIT_FIELDS.get(field, "")
         if limit and limit not in asked and profile is not Profile.UNTRUSTED:
             lacking.add(limit)
@@ -163,7 +163,7 @@ def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str,
             raise WorkerNotStarted(str(error)) from None
         if found["Config"]["Labels"] != {**found["Config"]["Labels"], **labels}:
             raise WorkerNotStarted(str(error)) from None
-        return {"Id": found["Id"], "Warnings": []}
+        return {"Id": found["Id"], "Warnings": ["its answer was lost, and with it what it warned of"]}
 
 
 def _attach(client: APIClient, container: str) -> socket.socket:
@@ -209,8 +209,20 @@ def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
             "The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver and "
             "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out."
         )
+    if "unable to find user" in text or "unable to find group" in text:
+        return WorkerNotStarted(
+            f"The image has no user {spec.config['User']!r}. Give a number with --user, as in --user 1000:1000."
+        )
+    if "network" in text and "not found" in text:
+        return WorkerNotStarted(_no_network(spec.host["NetworkMode"]))
     if "python3" in text and ("not found" in text or "no such file" in text):
         return WorkerNotStarted("The image has no python3. Choose an --image with CPython 3.11 or newer.")
     if isinstance(error, EngineUnavailable):
         return WorkerNotStarted(str(error))
     return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")
+
+
+def _no_network(name: str) -> str:
+    if name.startswith("nodetool-"):
+        return "The network of this kernel's containers was removed. Run the cell again: it is made anew."
+    return f"--network {name}: the engine has no such network. `docker network ls` lists those that it has."

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .engine import CHECK_SECONDS, LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
+from .spec import differences, helper_host
 
 _PROGRAM = """\
 import json, os, platform, sys
@@ -37,6 +38,8 @@ print(json.dumps({
 PATIENCE_SECONDS = 10.0
 SOON_SECONDS, _LOOK_SECONDS = 4.0, 1.0
 _OLDEST_GLIBC = 5
+_MOST_SHOWN = 60
+_LIMITS = {"memory_bytes": 256 << 20, "cpus": 1.0, "pids": 64}
 LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
 
@@ -134,6 +137,20 @@ def _await_end(client: Any, container: str) -> None:
         raise EngineRefused(0, f"its python3 did not end within {PATIENCE_SECONDS:g} s") from None
 
 
+def check_applied(engine: Engine, container: str, config: Mapping[str, Any]) -> None:
+    """Refuse an engine that made another container than it was asked for, before it starts.
+
+    config: the body of the create call. Raises `EngineUnavailable`.
+    """
+    found = engine.ask(lambda client: client.inspect_container(container))
+    for field, wanted, there in differences(config, found):
+        raise EngineUnavailable(
+            f"the engine at {engine.url} did not apply {field} to a container that serves a job "
+            f"(asked was {str(wanted)[:_MOST_SHOWN]}, and it reports {str(there)[:_MOST_SHOWN]})",
+            "Use an engine that holds it; the container was removed unstarted. [NT-D03]",
+        )
+
+
 def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping[str, str]) -> str:
     """What a command writes in a container of the image: as nobody, without network, with nothing to write to.
 
@@ -148,17 +165,14 @@ def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping
         "Healthcheck": {"Test": ["NONE"]},
         "Labels": {**labels, "nodetool.slot": "probe"},
         "HostConfig": {
-            "NetworkMode": "none",
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges=true"],
+            **helper_host(engine.facts(), _LIMITS, untrusted=True),
             "ReadonlyRootfs": True,
-            "Memory": 256 << 20,
-            "PidsLimit": 64,
             "LogConfig": LOG,
         },
     }
     created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
     try:
+        check_applied(engine, created, config)
         engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
         engine.ask(lambda client: _await_end(client, created), seconds=LONG_SECONDS)
         said: bytes = engine.ask(lambda client: client.logs(created, stderr=False))
