@@ -19,10 +19,10 @@ from nodetool_jupyter.runners.docker.engine import EngineUnavailable
 from tests.docker.certificates import authority, certificate, for_client
 from tests.docker.jobs import SLEEP, Jobs, kept_environ
 from tests.docker.jobs import jobs_on as jobs_here
-from tests.docker.registry import free_port
 from tests.docker.test_standby import waiting
 from tests.engine import images, private
 from tests.engine.private import Engine
+from tests.engine.registry import free_port
 from tests.engine.shared import ask_for_engine
 from tests.workflows.seeing import text
 
