@@ -37,6 +37,17 @@ TURNS = '(until [ -e /tmp/turn ]; do sleep 0.05; done; exec cat /dev/zero) &\nex
 UNFILTERED = 'exec $REAL -I -S -c "$4" default'
 """Has a real worker, which is told to put no filter on itself."""
 
+ANOTHER = """exec $REAL -I -S -c 'import sys
+%s
+code = sys.argv.pop(1)
+exec(code)' "$4" "$5"
+"""
+"""Has an interpreter that tells of itself what is not so."""
+UNFIT = {
+    "old": ('sys.version_info, sys.version = (3, 9, 2), "3.9.2 (default)"', "it is cpython 3.9.2"),
+    "none": ('sys.implementation.name = "pypy"', "it is pypy 3.11"),
+}
+
 
 @pytest.fixture(scope="module")
 def spoiled_engine() -> Iterator[Engine]:
@@ -45,7 +56,8 @@ def spoiled_engine() -> Iterator[Engine]:
     with private.running() as engine:
         with engine.client() as client:
             images.load(client, variants=False)
-            for name, script in {**HOSTILE, "turns": TURNS, "unfiltered": UNFILTERED}.items():
+            unfit = {name: ANOTHER % lie for name, (lie, _) in UNFIT.items()}
+            for name, script in {**HOSTILE, **unfit, "turns": TURNS, "unfiltered": UNFILTERED}.items():
                 images.load_with_python3(client, f"hostile:{name}", script)
         yield engine
 
@@ -58,6 +70,18 @@ def test_an_image_that_writes_without_end_is_refused_and_stops_no_engine(
         ended = jobs.run("1", image=f"hostile:{what}")
         assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.START_FAILED)
         assert ended.message.startswith("The image's python3 wrote what no worker writes. Try --image with ")
+    eventually_empty(spoiled_engine)
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_a_python_that_can_not_run_jobs_is_named_beside_the_one_that_can(
+    spoiled_engine: Engine, environ: dict[str, str], what: str
+) -> None:
+    with jobs_on(spoiled_engine.url, environ) as jobs:
+        ended = jobs.run("1", image=f"hostile:{what}")
+    assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert ended.message.startswith(f"The image's python3 can't run jobs: {UNFIT[what][1]}")
+    assert ended.message.endswith(", and CPython 3.11 or newer is needed. Choose another --image.")
     eventually_empty(spoiled_engine)
 
 
