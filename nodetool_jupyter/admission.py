@@ -1,10 +1,10 @@
-"""Which waiting job may start: first in, first out behind each gate."""
+"""Which waiting job may start: first in, first out behind each gate, but for what else one of them waits."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .errors import QueueFull
 
@@ -48,8 +48,11 @@ class Admission:
         if self._waiting.pop(job_id, None) is not None:
             self.give_up()
 
-    def admit(self) -> list[str]:
-        """The jobs that may start now; each counts as running until `done`."""
+    def admit(self, ready: Callable[[str], bool] = lambda job_id: True) -> list[str]:
+        """The jobs that may start now; each counts as running until `done`.
+
+        ready: whether a job that has a place can use it; one that can't waits on and keeps nobody else from starting.
+        """
         admitted = []
         closed: set[str] = {gate for gate in self._gates if self._full(gate)}
         for job_id, runner in list(self._waiting.items()):
@@ -57,6 +60,8 @@ class Admission:
             if closed and closed.intersection(gates):
                 if len(closed) == len(self._gates):
                     break
+                continue
+            if not ready(job_id):
                 continue
             self.leave(job_id)
             self._inside.update(gates)

@@ -21,7 +21,7 @@ from .keeper import Keeper
 from .ledger import Ledger
 from .loop import LoopThread
 from .places import job_root, owner_root
-from .runners.base import Parcel, Runner, Sweeper
+from .runners.base import Parcel, Reserver, Runner, Sweeper
 from .stores import open_store
 from .stores.base import Change, JobStore, Owner
 from .supervision import Outcome, Supervision
@@ -29,6 +29,7 @@ from .verdict import StopCause
 
 _CLOSE_SECONDS = 10.0
 _CLOSE_GRACE_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 0.5
 _REMEMBERED_OUTCOMES = 16
 _CLOSING = "Cancelled: the kernel was shut down."
 
@@ -78,6 +79,8 @@ class Engine:
         self._admission = admission
         self._live: dict[str, _Live] = {}
         self._unstored: dict[str, Job] = {}
+        self._reservers = {runner.name: runner for runner in runners if isinstance(runner, Reserver)}
+        self._asks_again = False
         self._lock = threading.Lock()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
         self._kept: OrderedDict[str, Outcome] = OrderedDict()
@@ -184,11 +187,30 @@ class Engine:
         self._start_admitted()
 
     def _start_admitted(self) -> None:
-        for job_id in self._admission.admit():
+        in_line: list[str] = []
+
+        def ready(job_id: str) -> bool:
+            job = self._live[job_id].supervision.job
+            reserver = self._reservers.get(job.request.runner)
+            if reserver is not None and not reserver.reserve(job):
+                in_line.append(job_id)
+                return False
+            return True
+
+        for job_id in self._admission.admit(ready):
             self.loop.start_soon(self._supervise, self._live[job_id])
+        if in_line and not self._asks_again:  # another process gives it back, and tells nobody
+            self._asks_again = True
+            self.loop.later(_ASK_AGAIN_SECONDS, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._asks_again = False
+        self._start_admitted()
 
     async def _supervise(self, live: _Live) -> None:
         await live.supervision.run()
+        if reserver := self._reservers.get(live.committed.request.runner):
+            reserver.unreserve(live.committed.id)
         self._admission.done(live.committed.request.runner)
         self._start_admitted()
 

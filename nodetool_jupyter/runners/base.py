@@ -123,6 +123,22 @@ class Sweeper(Protocol):
         ...
 
 
+@runtime_checkable
+class Reserver(Protocol):
+    """A runner with things that only one job may have at a time. Both methods are called on the manager's loop."""
+
+    def reserve(self, job: Job) -> bool:
+        """Keep for a queued job what it must have for itself; false while others have it. Returns at once.
+
+        `launch` takes it over. Called again a moment later for a job that waits; others go before it meanwhile.
+        """
+        ...
+
+    def unreserve(self, job_id: str) -> None:
+        """Give back what was kept for a job that was never launched."""
+        ...
+
+
 class WorkerNotStarted(Exception):
     """The worker could not be started; the text says why and what to do."""
 

@@ -12,10 +12,10 @@ import struct
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
-_EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
+_EPERM, ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 _X32 = 0x40000000
-_NEW_NAMESPACE = 0x7E020000
-_FAMILIES = (1, 2, 10, 16)  # Unix, IPv4, IPv6, netlink: the ones that a network namespace holds in
+NEW_NAMESPACE = 0x7E020000
+FAMILIES = (1, 2, 10, 16)  # Unix, IPv4, IPv6, netlink: the ones that a network namespace holds in
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -100,11 +100,11 @@ def program(machine: str = "", *, pinned: bool = False) -> bytes:
         number = numbers[column]
         if number is not None:
             steps += _when(number, [(_RETURN, 0, 0, _REFUSE | _EPERM)])
-    steps += _when(_CLONE3[column], [(_RETURN, 0, 0, _REFUSE | _ENOSYS)])
-    namespaces = [(_ANY_BIT, 0, 1, _NEW_NAMESPACE), (_RETURN, 0, 0, _REFUSE | _EPERM)]
+    steps += _when(_CLONE3[column], [(_RETURN, 0, 0, _REFUSE | ENOSYS)])
+    namespaces = [(_ANY_BIT, 0, 1, NEW_NAMESPACE), (_RETURN, 0, 0, _REFUSE | _EPERM)]
     steps += _when(_CLONE[column], [(_LOAD, 0, 0, _FIRST_ARGUMENT), *namespaces, (_RETURN, 0, 0, _ALLOW)])
     for call in _SOCKETS:
-        known = [(_EQUAL, len(_FAMILIES) - n, 0, family) for n, family in enumerate(_FAMILIES)]
+        known = [(_EQUAL, len(FAMILIES) - n, 0, family) for n, family in enumerate(FAMILIES)]
         ends = [(_RETURN, 0, 0, _REFUSE | _EAFNOSUPPORT), (_RETURN, 0, 0, _ALLOW)]
         steps += _when(call[column], [(_LOAD, 0, 0, _FIRST_ARGUMENT), *known, *ends])
     steps.append((_RETURN, 0, 0, _ALLOW))

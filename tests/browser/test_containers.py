@@ -13,9 +13,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.jupyter import Notebook, Server, serve, use_theme
 from tests.browser.test_card import CONTRAST, LOAD, card, folded
-from tests.engine.images import DEFAULT
+from tests.engine.images import DEFAULT, tarball
 from tests.engine.private import Engine
-from tests.engine.registry import Registry
+from tests.engine.registry import SlowRegistry
 
 pytestmark = pytest.mark.timeout(300)  # the first one starts an engine and a JupyterLab
 BUSY = """
@@ -40,8 +40,8 @@ def server(browser: Browser, run_engine: Engine) -> Iterator[Server]:
 
 
 @pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry().serving() as running:
+def registry() -> Iterator[SlowRegistry]:
+    with SlowRegistry(tarball()).serving() as running:
         yield running
 
 
@@ -80,7 +80,7 @@ def test_the_card_shows_what_a_container_uses_may_use_and_is_kept_from(
 
 
 def test_an_image_on_its_way_shows_how_far_it_is(
-    ready: Callable[..., Notebook], registry: Registry, shoot: Callable[..., Path]
+    ready: Callable[..., Notebook], registry: SlowRegistry, shoot: Callable[..., Path]
 ) -> None:
     opened = ready("import os\nos.stat('/srv/weights').st_size > 0", f"--name fetch --image {registry.name}")
     opened.start(1)
@@ -95,7 +95,7 @@ def test_an_image_on_its_way_shows_how_far_it_is(
 
 
 def test_a_job_can_be_cancelled_while_its_image_is_on_its_way(
-    ready: Callable[..., Notebook], registry: Registry
+    ready: Callable[..., Notebook], registry: SlowRegistry
 ) -> None:
     opened = ready("1", f"--image {registry.name}")
     opened.start(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,39 +10,21 @@ from nodetool_jupyter.errors import OutputMissing
 from nodetool_jupyter.events import Display, Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason
 from nodetool_jupyter.notebook.handle import decode_value
-from nodetool_jupyter.places import job_root
 from nodetool_jupyter.worker import seccomp
 from tests.docker.jobs import Jobs, isolation
 from tests.runners.test_subprocess_faults import HOSTILE, SEND_RAW
-from tests.sandbox.attacks import attack_cell, expected
+from tests.sandbox.attacks import SECRETS, attack
 from tests.workflows.seeing import of, text
 
-SENTINEL = "sentinel-d41d8cd98f00b204"
+FILTERS = "filters = [l.split()[1] for l in open('/proc/self/status') if l.startswith('Seccomp_filters')]"
 
 
-def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path) -> None:
-    jobs.manager.settings.environ.update(NODETOOL_SECRET=SENTINEL, HTTPS_PROXY=f"http://me:{SENTINEL}@proxy")
-    (tmp_path / "notebook.ipynb").write_text("mine")
-    paths = {
-        "the notebook": str(tmp_path / "notebook.ipynb"),
-        "its folder": str(tmp_path),
-        "Jupyter's data": os.environ["JUPYTER_DATA_DIR"],
-        "Jupyter's connection files": os.environ["JUPYTER_RUNTIME_DIR"],
-        "the folders of jobs": str(job_root()),
-        "passwords": "/etc/shadow",
-        "keys": os.path.expanduser("~/.ssh"),
-        "Docker's socket": "/var/run/docker.sock",
-        "this engine's socket": jobs.engine.url.removeprefix("unix://"),
-    }
-    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(socket.AF_UNIX) as abstract:
-        abstract.bind(f"\0{SENTINEL}")
-        abstract.listen()
-        code = attack_cell(sentinel=SENTINEL, paths=paths, kernel=os.getpid(), port=listening.getsockname()[1])
-        count = "filters = [l.split()[1] for l in open('/proc/self/status') if l.startswith('Seccomp_filters')]"
-        job, events = jobs.run(f"{code}\n{count}", outputs=("table", "filters"), profile=Profile.UNTRUSTED)
+def test_every_attack_is_denied(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with attack(tmp_path, monkeypatch, engine=jobs.engine.url.removeprefix("unix://")) as made:
+        jobs.manager.settings.environ.update(SECRETS)
+        job, events = jobs.run(f"{made.code}\n{FILTERS}", outputs=("table", "filters"), profile=Profile.UNTRUSTED)
     assert job.status is JobStatus.COMPLETED, (job.message, text(events, "stderr"))
-    table = jobs.value(job, "table")
-    assert table == expected(list(paths))
+    assert jobs.value(job, "table") == made.table
     assert jobs.value(job, "filters") == ["2"]
     assert isolation(events).details["seccomp"] == seccomp.IN_WORDS
 

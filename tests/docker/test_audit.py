@@ -11,8 +11,12 @@ import pytest
 
 from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.jobs import Job, JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.runners.docker import built
+from nodetool_jupyter.runners.docker.engine import EngineUnavailable
+from nodetool_jupyter.runners.docker.runner import DockerRunner
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
 from tests.docker.test_standby import waiting
+from tests.engine import images
 from tests.engine.private import Engine
 
 
@@ -99,6 +103,26 @@ def test_a_boundary_that_is_not_there_refuses_the_start(
     lies.host[field] = told
     job, _ = jobs.run("1", profile=profile)
     refused(job, field)
+    assert lies.started == []
+    jobs.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("field", "told"), [("CapDrop", None), ("NetworkMode", "bridge"), ("NanoCpus", 0), ("SecurityOpt", [])]
+)
+def test_what_serves_a_job_is_compared_as_well(jobs: Jobs, lies: Lies, field: str, told: object) -> None:
+    runner = jobs.manager.runner("docker")
+    assert isinstance(runner, DockerRunner)
+    image = runner.images.find(ContainerOptions(image=images.IMAGE))
+    assert image is not None
+    lies.host[field] = told
+    with pytest.raises(EngineUnavailable, match=rf"did not apply {field} to a container that serves a job.*NT-D03"):
+        runner.python_of(image)
+    with (
+        pytest.raises(EngineUnavailable, match=rf"did not apply {field} "),
+        built._container(runner.engine, image, runner._labels),
+    ):
+        pass
     assert lies.started == []
     jobs.nothing_is_left()
 

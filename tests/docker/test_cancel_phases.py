@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from nodetool_jupyter.jobs import ResourceLimits
 from tests.docker.faulty import SLEEPS, Jobs, containers, eventually_empty, jobs_on
 from tests.docker.proxy import Proxy
 from tests.engine.private import Engine, until
+from tests.engine.registry import silent_registry
 
 
 @pytest.fixture
@@ -27,13 +27,6 @@ def proxy(engine: Engine, tmp_path: Path) -> Iterator[Proxy]:
 def jobs(proxy: Proxy, environ: dict[str, str]) -> Iterator[Jobs]:
     with jobs_on(proxy.url, environ) as found:
         yield found
-
-
-@pytest.fixture
-def silent_registry() -> Iterator[str]:
-    """A registry that takes connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 PHASES = {
@@ -77,11 +70,9 @@ def test_a_job_is_cancelled_while_its_image_is_asked_for(jobs: Jobs, proxy: Prox
     assert jobs.outcome(job) == "cancelled"
 
 
-def test_a_job_is_cancelled_while_a_registry_keeps_it_waiting(
-    engine: Engine, environ: dict[str, str], silent_registry: str
-) -> None:
-    with jobs_on(engine.url, environ) as jobs:
-        job = jobs.submit("1", image=f"{silent_registry}/none:1")
+def test_a_job_is_cancelled_while_a_registry_keeps_it_waiting(engine: Engine, environ: dict[str, str]) -> None:
+    with silent_registry() as address, jobs_on(engine.url, environ) as jobs:
+        job = jobs.submit("1", image=f"{address}/none:1")
         until(lambda: jobs.manager.get(job.id).status.value == "starting", "it starts")
         assert jobs.manager.cancel(job.id)
         assert jobs.outcome(job) == "cancelled"

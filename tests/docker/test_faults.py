@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from nodetool_jupyter.events import Isolation
-from nodetool_jupyter.jobs import ResourceLimits
+from nodetool_jupyter.jobs import Profile, ResourceLimits
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
 from tests.docker.faulty import SLEEPS, Jobs, containers, eventually_empty, held, jobs_on
 from tests.docker.proxy import Proxy
@@ -165,6 +165,22 @@ def test_a_container_whose_answer_was_lost_is_taken_over(
             assert len(containers(engine)) == 1
             jobs.manager.cancel(job.id)
             assert jobs.outcome(job) == "cancelled"
+    finally:
+        proxy.close()
+
+
+def test_a_container_whose_answer_was_lost_runs_no_untrusted_code(
+    engine: Engine, environ: dict[str, str], tmp_path: Path
+) -> None:
+    proxy = Proxy(engine.url, tmp_path)
+    try:
+        with jobs_on(proxy.url, environ) as jobs:
+            lost = proxy.lose_answer("containers/create")
+            job = jobs.run("1", profile=Profile.UNTRUSTED)
+            assert lost.reached.is_set()
+            assert job.reason == "start_failed"
+            assert "its answer was lost, and with it what it warned of" in job.message
+            eventually_empty(engine)
     finally:
         proxy.close()
 

@@ -17,7 +17,7 @@ from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld
 from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Reason, ResourceLimits
 from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.runners.base import Parcel, WorkerNotStarted
-from nodetool_jupyter.runners.docker import gpus, runner
+from nodetool_jupyter.runners.docker import gpus
 from nodetool_jupyter.runners.docker.engine import CallOff
 from nodetool_jupyter.runners.docker.leases import take
 from nodetool_jupyter.runners.docker.spec import container_spec
@@ -158,7 +158,7 @@ def test_the_driver_tells_numbers_and_uuids(tmp_path: Path, monkeypatch: pytest.
 def test_without_a_gpu_runtime_the_job_is_refused_and_told_what_to_install(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner.gpus, "present", dict)
+    monkeypatch.setattr(gpus, "present", dict)
     with pytest.raises(gpus.NoGpu, match=r"Install the driver and nvidia-container-toolkit.*\[NT-D05\]"):
         jobs.submit("1", container=ContainerOptions(gpus="all"))
 
@@ -168,7 +168,7 @@ def test_an_engine_that_can_not_give_gpus_fails_the_job_with_what_to_install(
 ) -> None:
     if has_gpus(jobs):
         pytest.skip("This engine can give GPUs. To run this test: take an engine without a GPU runtime.")
-    monkeypatch.setattr(runner.gpus, "present", lambda: {"0": ""})
+    monkeypatch.setattr(gpus, "present", lambda: {"0": ""})
     job, _ = jobs.run("1", container=ContainerOptions(gpus="1"))
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
     assert job.message.startswith("The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver")
@@ -179,7 +179,7 @@ def test_an_engine_that_can_not_give_gpus_fails_the_job_with_what_to_install(
 def test_a_job_cancelled_while_it_waits_for_a_gpu_leaves_nothing(
     jobs: Jobs, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner.gpus, "present", lambda: {"0": ""})
+    monkeypatch.setattr(gpus, "present", lambda: {"0": ""})
     asked = threading.Event()
     monkeypatch.setattr(gpus, "take", lambda name: (asked.set(), take(name))[1])
     with gpus.lease("1", shared=False, stop=CallOff(), there={"0": ""}):
@@ -189,6 +189,29 @@ def test_a_job_cancelled_while_it_waits_for_a_gpu_leaves_nothing(
         jobs.manager.cancel(job.id)
         assert jobs.end(job)[0].status is JobStatus.CANCELLED
     assert not jobs.containers()
+
+
+def test_a_job_that_waits_for_a_gpu_keeps_no_other_from_running(
+    engine: Engine, environ: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "present", lambda: TWO)
+    with jobs_on(engine, {**environ, "DOCKER_MAX_JOBS": "1"}) as jobs:
+        with gpus.lease("all", shared=False, stop=CallOff(), there=TWO):
+            waiting = [jobs.submit("1", container=ContainerOptions(gpus=asked)) for asked in ("1", "device=1")]
+            job, _ = jobs.run("1")
+            assert job.status is JobStatus.COMPLETED, job.message
+            assert {jobs.manager.get(job.id).status for job in waiting} == {JobStatus.QUEUED}
+            assert jobs.manager.cancel(waiting.pop().id)
+        assert jobs.end(waiting[0])[0].status.final
+    assert enough("all") == ("0", "1"), "nobody has a lease any more"
+
+
+def test_what_was_kept_for_a_job_that_is_cancelled_before_its_start_is_free(folder: Path) -> None:
+    found = gpus.Gpus(local=False)
+    assert found.reserve("job", ContainerOptions(gpus="device=1"))
+    assert waits("device=1")
+    found.unreserve("job")
+    assert enough("device=1") == ("1",)
 
 
 def test_a_job_computes_on_a_gpu(jobs: Jobs) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import io
-import json
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import docker
 import pytest
@@ -21,9 +16,9 @@ from nodetool_jupyter.jobs import JobStatus, Reason
 from nodetool_jupyter.runners.docker import probe
 from nodetool_jupyter.runners.docker.images import Image, ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on
-from tests.docker.registry import free_port, push, registry
 from tests.engine import images, private
 from tests.engine.private import Engine, until
+from tests.engine.registry import SlowRegistry, free_port, push, registry
 from tests.workflows.seeing import of, text
 
 MARK = "print(open('/srv/mark').read())"
@@ -127,66 +122,13 @@ def test_a_registry_that_is_down_is_a_sentence(jobs: Jobs) -> None:
 def test_a_job_cancelled_while_its_image_is_fetched_leaves_nothing(
     jobs: Jobs, docker_client: docker.DockerClient
 ) -> None:
-    with stalling_registry() as name:
-        job = jobs.submit("1", container=ContainerOptions(image=name))
+    with SlowRegistry().serving() as slow:
+        job = jobs.submit("1", container=ContainerOptions(image=slow.name))
         until(lambda: of(jobs.manager.events(job.id), NodeProgress), "bytes come")
         jobs.manager.cancel(job.id)
         assert jobs.end(job)[0].status is JobStatus.CANCELLED
     assert not jobs.containers()
-    assert not docker_client.images.list(name)
-
-
-@contextmanager
-def stalling_registry() -> Iterator[str]:
-    """The name of an image whose one layer comes by half and no further."""
-    layer = os.urandom(LAYER_BYTES)
-    config = json.dumps(
-        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]}}
-    )
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": kind,
-            "config": {"mediaType": "application/vnd.docker.container.image.v1+json",
-                       "size": len(config), "digest": _digest(config.encode())},
-            "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                        "size": len(layer), "digest": _digest(layer)}],
-        }
-    ).encode()  # fmt: skip
-    over = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = {"manifests": manifest, "blobs": layer}.get(self.path.split("/")[-2], b"{}")
-            body = config.encode() if self.path.endswith(_digest(config.encode())) else body
-            self.send_response(200)
-            self.send_header("Content-Type", kind if body is manifest else "application/octet-stream")
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Docker-Content-Digest", _digest(body))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body[: len(layer) // 2] if body is layer else body)
-                self.wfile.flush()
-            if body is layer:
-                over.wait(private.GUARD_SECONDS)
-
-        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
-
-        def log_message(self, *arguments: object) -> None:
-            return None
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}/test/stalls:1"
-        finally:
-            over.set()
-            server.shutdown()
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert not docker_client.images.list(slow.name)
 
 
 def _publish(client: docker.DockerClient, name: str, mark: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from nodetool_jupyter.containers import ContainerOptions
-from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld
+from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.runners.docker.engine import Engine
 from tests.docker.jobs import SLEEP, Jobs, isolation
 from tests.workflows.seeing import of, text
 
@@ -106,6 +107,38 @@ def test_the_engine_tells_of_every_limit(jobs: Jobs) -> None:
     assert found["Mounts"] == []
     jobs.manager.cancel(job.id)
     jobs.end(job)
+
+
+def test_an_engine_that_can_not_limit_swap_holds_memory_and_says_so(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = Engine.facts
+    monkeypatch.setattr(Engine, "facts", lambda engine: {**facts(engine), "SwapLimit": False})
+    job = jobs.submit(SLEEP, limits=ResourceLimits(memory_bytes=256 << 20))
+    jobs.seen(job)
+    host = jobs.inspect(job)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"]) == (256 << 20, -1)
+    jobs.manager.cancel(job.id)
+    found = isolation(jobs.end(job)[1])
+    assert (found.not_held, "memory_bytes" in found.held) == (("swap",), True)
+    assert isolation(jobs.run("1", profile=Profile.TRUSTED)[1]).not_held == ()
+    with pytest.raises(ProfileRefused, match=r"swap space beyond --memory.*swapaccount=1.*NT-D03"):
+        jobs.submit("1", profile=Profile.UNTRUSTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (ContainerOptions(network="nosuch"), "--network nosuch: the engine has no such network."),
+        (ContainerOptions(user="nosuch"), "The image has no user 'nosuch'. Give a number with --user"),
+        (ContainerOptions(user="1000:nosuch"), "The image has no user '1000:nosuch'. Give a number with --user"),
+    ],
+)
+def test_what_the_engine_does_not_find_is_told_by_its_option(jobs: Jobs, options: ContainerOptions, said: str) -> None:
+    job, _ = jobs.run("1", container=options)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert job.message.startswith(said)
+    jobs.nothing_is_left()
 
 
 def test_a_profile_asks_for_no_more_than_the_machine_has(jobs: Jobs) -> None:

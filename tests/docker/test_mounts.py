@@ -186,7 +186,7 @@ def test_a_bridge_that_somebody_removed_is_made_again(jobs: Jobs) -> None:
         until(lambda: not jobs.containers(), "nobody is on it")
         client.api.remove_network(isolation(events).details["network"])
     job, _ = jobs.run("1", container=options)
-    assert "not found" in job.message
+    assert "network of this kernel's containers was removed. Run the cell again" in job.message
     job, _ = jobs.run("1", container=options)
     assert job.status is JobStatus.COMPLETED, job.message
 

@@ -14,11 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import Refused
+from nodetool_jupyter.runners.docker import probe
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
 from nodetool_jupyter.runners.docker.images import ImageMissing
+from nodetool_jupyter.runners.docker.runner import DockerRunner
 from tests.docker.faulty import jobs_on
-from tests.engine.private import Engine
+from tests.docker.proxy import Proxy
+from tests.engine import images
+from tests.engine.private import Engine, until
 
 ASKS = """
 import os, sys
@@ -143,6 +148,26 @@ def test_an_image_that_may_not_be_fetched_makes_no_job(engine: Engine, environ: 
         with pytest.raises(ImageMissing, match="docker pull nowhere/none:1"):
             jobs.submit("1", image="nowhere/none:1", pull="never")
         assert not jobs.manager.find()
+
+
+def test_a_cell_waits_some_seconds_for_an_images_python_and_learns_it_later(
+    engine: Engine, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "SOON_SECONDS", 0.01)
+    proxy = Proxy(engine.url, tmp_path)
+    try:
+        with jobs_on(proxy.url, environ) as jobs:
+            runner = jobs.manager.runner("docker")
+            assert isinstance(runner, DockerRunner)
+            image = runner.images.find(ContainerOptions(image=images.IMAGE))
+            assert image is not None
+            creating = proxy.hold("containers/create")
+            assert [runner.python_of(image), runner.python_of(image)] == ["", ""]
+            assert not creating.released.is_set()
+            creating.release()
+            until(lambda: runner.images.python_of(image).startswith(images.PYTHON), "its Python is known")
+    finally:
+        proxy.close()
 
 
 def test_every_refusal_of_an_engine_is_a_refusal() -> None:

@@ -204,6 +204,9 @@ def test_installing_has_no_network_and_no_rights(
     host = found["HostConfig"]
     assert (host["NetworkMode"], host["CapDrop"], host["Privileged"]) == ("none", ["ALL"], False)
     assert host["SecurityOpt"] == ["no-new-privileges=true"]
+    there = docker_client.info()
+    assert (host["Memory"], host["PidsLimit"]) == (min(4 << 30, there["MemTotal"]), 512)
+    assert host["NanoCpus"] == min(2, there["NCPU"]) * 10**9
     assert [(mount["Type"], mount["Destination"]) for mount in found["Mounts"]] == [("volume", "/mnt")]
     jobs.manager.cancel(job.id)
     end(jobs, job)

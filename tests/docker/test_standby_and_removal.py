@@ -6,13 +6,15 @@ import asyncio
 import fcntl
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from nodetool_jupyter.runners.base import WorkerNotStarted
+from nodetool_jupyter.runners.docker import pool as pools
 from nodetool_jupyter.runners.docker import removal
 from nodetool_jupyter.runners.docker.attach import Parts
 from nodetool_jupyter.runners.docker.boxes import Box
@@ -81,6 +83,65 @@ def test_a_container_that_has_ended_is_closed_and_not_handed_out(executor: Threa
     made[1].lives = False
     assert pool.take("key", CallOff()) is None
     assert closed == made
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Timers:
+    """A loop on which nothing is due until a test says so."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        self.due.append((seconds, callback))
+        return cast(asyncio.TimerHandle, self)
+
+
+def test_a_container_that_waited_for_minutes_is_closed_and_a_younger_one_later(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, timers = Clock(), Timers()
+    closed: list[Any] = []
+    made: list[FakeBox] = []
+    monkeypatch.setattr(pools, "time", clock)
+    monkeypatch.setattr(pools, "asyncio", SimpleNamespace(get_running_loop=lambda: timers))
+    pool = StandbyPool(executor, closed.append)
+
+    def make(stop: CallOff) -> Box:
+        made.append(FakeBox())
+        return cast(Box, made[-1])
+
+    def refill() -> None:
+        before = len(made)
+        pool.refill("key", make)
+        until(lambda: len(made) > before and not pool._coming, "it waits")
+
+    refill()
+    clock.now += 100
+    refill()
+    [(seconds, expire)] = timers.due
+    assert seconds == pools.IDLE_SECONDS
+    clock.now += seconds - 100
+    expire()
+    until(lambda: closed == made[:1], "the first is closed")
+    assert [one.box for one in pool._waiting] == made[1:]
+    seconds, expire = timers.due.pop()
+    assert seconds == 100
+    clock.now += seconds
+    expire()
+    until(lambda: closed == made, "so is the other")
+    assert len(timers.due) == 1, "nothing is looked at any more"
+    refill()
+    assert len(timers.due) == 2
 
 
 def test_a_container_that_is_ready_after_the_end_is_closed(executor: ThreadPoolExecutor) -> None:

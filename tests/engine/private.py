@@ -5,6 +5,8 @@ It has a containerd, socket, data, state, network bridge and empty settings of i
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -14,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import psutil
 
 GUARD_SECONDS = 60.0
 _LONGEST_FOLDER = 60  # a socket's whole path must stay below 108 bytes
+_PREFIX, _OWNER = "ntj-e-", "owner.json"
 _CONTAINERD = """version = 2
 root = "{folder}/containerd"
 state = "{folder}/containerd-state"
@@ -33,34 +36,59 @@ address = "{folder}/containerd.sock"
 
 
 @contextmanager
-def running() -> Iterator[Engine]:
-    """An engine without images, removed at the end with everything that is in it."""
-    base = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="ntj-e-", dir=base if len(base) < _LONGEST_FOLDER else "/tmp"))
-    engine = Engine(folder)
+def running(*options: str) -> Iterator[Engine]:
+    """An engine without images, removed at the end with everything that is in it. options: more for `dockerd`."""
+    sweep_dead_runs()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base()))
+    engine = Engine(folder, options)
     try:
         # in memory: made and removed at once, however busy the disk is
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", str(folder)], check=True)
+        me = psutil.Process()
+        owner = {"pid": me.pid, "started": me.create_time(), "bridge": engine.bridge}
+        (folder / _OWNER).write_text(json.dumps(owner))
         engine.start()
         yield engine
     finally:
         engine.close()
 
 
-class Engine:
-    """A private engine that tests may stop, kill and freeze."""
+def sweep_dead_runs() -> None:
+    """Remove the engines of runs that were killed; never one whose run still lives, or that tells of none."""
+    for told in Path(_base()).glob(f"{_PREFIX}*/{_OWNER}"):
+        with suppress(FileNotFoundError), told.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another run is at it
+                continue
+            owner = json.load(file)
+            if not _lives(owner["pid"], owner["started"]):
+                Engine(told.parent, bridge=owner["bridge"]).remove()
 
-    def __init__(self, folder: Path) -> None:
+
+def _base() -> str:
+    base = tempfile.gettempdir()
+    return base if len(base) < _LONGEST_FOLDER else "/tmp"
+
+
+def _lives(pid: int, started: float) -> bool:
+    try:
+        return psutil.Process(pid).create_time() == started
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Engine:
+    """A private engine that tests may stop, kill and freeze. environ: what a process needs to find it."""
+
+    def __init__(self, folder: Path, options: Sequence[str] = (), *, bridge: str = "") -> None:
         self.folder = folder
-        self.bridge = f"ntj{secrets.token_hex(4)}"
+        self._options = options
+        self.bridge = bridge or f"ntj{secrets.token_hex(4)}"
         self.url = f"unix://{folder}/docker.sock"
+        self.environ = {"DOCKER_HOST": self.url}
         self._containerd: subprocess.Popen[bytes] | None = None
         self._dockerd: subprocess.Popen[bytes] | None = None
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """What a process needs to find this engine."""
-        return {"DOCKER_HOST": self.url}
 
     @property
     def pid(self) -> int:
@@ -161,6 +189,21 @@ class Engine:
         finally:
             self._sweep()
 
+    def remove(self) -> None:
+        """Remove an engine that another process started and left."""
+        for process in psutil.process_iter():
+            if self._contains(process.pid):
+                process.kill()
+        self._sweep()
+
+    def _contains(self, pid: int) -> bool:
+        """Whether a process runs in a container of this engine: its root lies there."""
+        try:
+            mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+        except OSError:
+            return False
+        return any(line.split()[4] == "/" and f"{self.folder}/" in line for line in mounts)
+
     def _command(self) -> list[str]:
         folder = self.folder
         return [
@@ -168,6 +211,7 @@ class Engine:
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/docker.pid"),
             *("--containerd", f"{folder}/containerd.sock", "--bridge", self.bridge),
             *("--iptables=false", "--ip-forward=false", "--ip-masq=false"),
+            *self._options,
         ]
 
     def _launch(self, command: Sequence[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""A registry on loopback with one image, whose last layer comes as fast as a test wants it to."""
+"""Registries on the loopback: a real one, one whose image comes as fast as a test wants, and one that says nothing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,30 @@ import io
 import json
 import os
 import secrets
+import shutil
+import socket
+import subprocess
 import tarfile
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.engine import images
+import docker
 
-_GUARD_SECONDS = 60.0
+from tests.components import require
+from tests.engine.private import GUARD_SECONDS, until
+
 _LAYER_BYTES = 24 << 20
+_CONFIG = """version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {folder}}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
 _TYPES = {
     "manifest": "application/vnd.docker.distribution.manifest.v2+json",
     "config": "application/vnd.docker.container.image.v1+json",
@@ -26,18 +38,17 @@ _TYPES = {
 }
 
 
-class Registry:
-    """The test image under a name of its own, with a layer that no engine has yet.
+class SlowRegistry:
+    """One image, with a layer that no engine has yet: half of that is sent, and the rest waits for `release`.
 
-    Half of that layer is sent; the rest waits for `release`. `name`: how the engine finds the image.
+    base: the layer below it, such as the test image's. `name`: how the engine finds the image.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, base: Path | None = None) -> None:
         self._released = threading.Event()
-        base = images.tarball()
         self._blobs: dict[str, bytes | Path] = {}
-        layers = [self._add(base), self._add(_noise())]
-        self._held = layers[1]["digest"]
+        layers = [self._add(layer) for layer in (base, _noise()) if layer is not None]
+        self._held = layers[-1]["digest"]
         config = {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
             "os": "linux",
@@ -89,7 +100,7 @@ class Registry:
                 try:
                     self.wfile.write(content[:half])
                     if held:
-                        registry._released.wait(_GUARD_SECONDS)
+                        registry._released.wait(GUARD_SECONDS)
                         self.wfile.write(content[half:])
                 except OSError:  # the pull was called off
                     self.close_connection = True
@@ -100,7 +111,7 @@ class Registry:
         return Handler
 
     @contextmanager
-    def serving(self) -> Iterator[Registry]:
+    def serving(self) -> Iterator[SlowRegistry]:
         """Answer until the end."""
         thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         thread.start()
@@ -121,3 +132,57 @@ def _noise() -> bytes:
         weights.size = _LAYER_BYTES
         archive.addfile(weights, io.BytesIO(secrets.token_bytes(_LAYER_BYTES)))
     return layer.getvalue()
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """Its address, as the names of its images begin."""
+    require("A registry", shutil.which("docker-registry"), "apt-get install docker-registry")
+    port = free_port()
+    config = folder / "registry.yml"
+    config.write_text(_CONFIG.format(folder=folder / "registry", port=port))
+    with (folder / "registry.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(config)], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        until(lambda: process.poll() is not None or _answers(port), "the registry answers")
+        assert process.poll() is None, (folder / "registry.log").read_text()
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(GUARD_SECONDS)
+
+
+@contextmanager
+def silent_registry() -> Iterator[str]:
+    """The address of a registry that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def push(client: docker.DockerClient, image: str, name: str) -> str:
+    """Put an image into the registry under a name, and leave the engine without that name; the digest."""
+    client.api.tag(image, *name.rsplit(":", 1))
+    digest = ""
+    try:
+        for line in client.api.push(*name.rsplit(":", 1), stream=True, decode=True):
+            assert "error" not in line, line
+            digest = line.get("aux", {}).get("Digest", digest)
+    finally:
+        client.api.remove_image(name)
+    return digest
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False

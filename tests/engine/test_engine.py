@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +156,45 @@ def test_what_a_test_leaves_in_its_temporary_folder_is_named(engine):
         before.check(settling_seconds=0)
     folder.rmdir()
     before.check()
+
+
+LEFT = """
+import json, sys, time
+from tests.engine import images, private
+with private.running() as engine:
+    with engine.client() as client:
+        images.load(client, variants=False)
+        client.containers.run(images.IMAGE, ["sleep", "1000"], network_mode="none", detach=True)
+    print(json.dumps([str(engine.folder), engine.bridge, engine.pid]), flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def other_temporary_folder(monkeypatch):
+    """Where no run but those of this test has its engine."""
+    ask_for_engine()
+    with tempfile.TemporaryDirectory(prefix="ntj-s-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.mark.usefixtures("other_temporary_folder")
+@pytest.mark.parametrize("alive", [True, False], ids=["its engine lives", "its engine is dead"])
+def test_the_engine_of_a_run_that_was_killed_is_removed_by_the_next(alive):
+    with subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, text=True) as run:
+        folder, bridge, pid = json.loads(run.stdout.readline())
+        left = private.Engine(Path(folder), bridge=bridge)
+        try:
+            private.sweep_dead_runs()
+            assert left.answers(), "its run lives"
+        finally:
+            run.kill()
+    if not alive:
+        os.kill(pid, signal.SIGKILL)
+    inside = [process.pid for process in psutil.process_iter() if left._contains(process.pid)]
+    assert inside
+    private.sweep_dead_runs()
+    assert not any(left.leftovers().values())
+    private.until(lambda: not any(left._contains(pid) for pid in inside), "its containers are gone")

@@ -1,12 +1,22 @@
-"""What untrusted code may try, as a cell that any runner with a boundary can run, and how each attempt must end.
-
-`attack_cell` is the cell; its output `table` is to be exactly `EXPECTED`.
-"""
+"""What untrusted code may try, as a cell that any runner with a boundary can run, and how each attempt must end."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from nodetool_jupyter.places import job_root
+
+SENTINEL = "sentinel-d41d8cd98f00b204"
+SECRETS = {"NODETOOL_SECRET": SENTINEL, "HTTPS_PROXY": f"http://me:{SENTINEL}@proxy"}
+"""What the kernel's environment has during an attack."""
 
 _DEVICES = ("mem", "kmsg", "sda", "kvm", "fuse")
 _CELL = """
@@ -164,13 +174,42 @@ attempt("find the sentinel", find_sentinel)
 """
 
 
-def attack_cell(*, sentinel: str, paths: dict[str, str], kernel: int, port: int) -> str:
-    """The cell. `paths`: what it must not read, by a name for the table. `port`: one that this machine listens on."""
-    return f"PARAMETERS = {json.dumps([sentinel, paths, _DEVICES, kernel, port])!r}\n{_CELL}"
+class Attack(NamedTuple):
+    """The cell, whose output `table` is to be exactly this one."""
+
+    code: str
+    table: dict[str, object]
 
 
-def expected(paths: Sequence[str]) -> dict[str, object]:
-    """The table, to be found exactly."""
+@contextmanager
+def attack(folder: Path, patch: pytest.MonkeyPatch, **more: str) -> Iterator[Attack]:
+    """Everything to be attacked stands ready: a secret, the notebook in this folder, sockets that listen.
+
+    more: other paths that must not be read, by a name.
+    """
+    for name, value in SECRETS.items():
+        patch.setenv(name, value)
+    patch.chdir(folder)
+    (folder / "notebook.ipynb").write_text("mine")
+    paths = {
+        "the notebook": str(folder / "notebook.ipynb"),
+        "its folder": str(folder),
+        "Jupyter's data": os.environ["JUPYTER_DATA_DIR"],
+        "Jupyter's connection files": os.environ["JUPYTER_RUNTIME_DIR"],
+        "the folders of jobs": str(job_root()),
+        "passwords": "/etc/shadow",
+        "keys": os.path.expanduser("~/.ssh"),
+        "Docker's socket": "/var/run/docker.sock",
+        **more,
+    }
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{SENTINEL}")
+        abstract.listen()
+        parameters = json.dumps([SENTINEL, paths, _DEVICES, os.getpid(), listening.getsockname()[1]])
+        yield Attack(f"PARAMETERS = {parameters!r}\n{_CELL}", _expected(list(paths)))
+
+
+def _expected(paths: Sequence[str]) -> dict[str, object]:
     calls = """ptrace,process_vm_readv,process_vm_writev,pidfd_getfd,unshare user,unshare mount,unshare net,setns,mount,
         umount,fsopen,open_tree,pivot_root,chroot,bpf,perf_event_open,keyctl,add_key,request_key,io_uring_setup,
         userfaultfd,open_by_handle_at,kexec_load,init_module,reboot,swapon,personality,clone with a namespace"""

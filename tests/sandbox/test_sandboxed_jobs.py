@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -17,14 +16,11 @@ from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from nodetool_jupyter.events import Stream
 from nodetool_jupyter.frames import Raised, Report, Returned, Value
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
-from nodetool_jupyter.places import job_root
 from nodetool_jupyter.runners.base import Worker
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from tests.components import require
 from tests.runners.processes import Outcome, Place
-from tests.sandbox.attacks import attack_cell, expected
-
-SENTINEL = "sentinel-d41d8cd98f00b204"
+from tests.sandbox.attacks import attack
 
 
 def run(place: Place, code: str, **fields: object) -> Outcome:
@@ -32,32 +28,13 @@ def run(place: Place, code: str, **fields: object) -> Outcome:
 
 
 def test_every_attack_is_denied(place: Place, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NODETOOL_SECRET", SENTINEL)
-    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SENTINEL}@proxy")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notebook.ipynb").write_text("mine")
-    paths = {
-        "the notebook": str(tmp_path / "notebook.ipynb"),
-        "its folder": str(tmp_path),
-        "Jupyter's data": os.environ["JUPYTER_DATA_DIR"],
-        "Jupyter's connection files": os.environ["JUPYTER_RUNTIME_DIR"],
-        "the folders of jobs": str(job_root()),
-        "passwords": "/etc/shadow",
-        "users": "/etc/passwd",
-        "keys": os.path.expanduser("~/.ssh"),
-        "Docker's socket": "/var/run/docker.sock",
-        "the system's sockets": "/run",
-        "control groups": "/sys/fs/cgroup",
-    }
-    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(socket.AF_UNIX) as abstract:
-        abstract.bind(f"\0{SENTINEL}")
-        abstract.listen()
-        code = attack_cell(sentinel=SENTINEL, paths=paths, kernel=os.getpid(), port=listening.getsockname()[1])
-        found = run(place, code, outputs=("table",), cwd=str(tmp_path))
+    more = {"users": "/etc/passwd", "the system's sockets": "/run", "control groups": "/sys/fs/cgroup"}
+    with attack(tmp_path, monkeypatch, **more) as made:
+        found = run(place, made.code, outputs=("table",), cwd=str(tmp_path))
     assert isinstance(found.terminal, Returned), (found.terminal, found.text("stderr"))
     table = found.value("table")
     assert isinstance(table, Value)
-    assert json.loads(bytes(table.body)) == expected(list(paths))
+    assert json.loads(bytes(table.body)) == made.table
 
 
 def test_isolation_names_the_boundary_and_every_limit(place: Place, way: str) -> None:

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import select
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ProtocolError
-from ...frames import Ready, decode_frame
 from ...jobs import Profile
-from ...worker import wire
-from ...worker.container import CHANNEL
 from ..base import WorkerNotStarted
 from .attach import Parts, hang_up
-from .bundle import bundle
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .handshake import CALLED_OFF, handshake
 from .lines import Line
 from .spec import ContainerSpec, differences, update_fields
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-_READY_SECONDS = 60.0
-_NOT_READY = (
-    f"The container's worker was not ready after {_READY_SECONDS:g} s. Try the image's python3, or look at the load of "
-    "the engine."
-)
+_MOST_SHOWN = 120
 _LIMIT_FIELDS = {
     "Memory": "memory_bytes",
     "MemorySwap": "memory_bytes",
@@ -84,9 +75,7 @@ def open_box(
         connection = engine.ask(lambda client: _attach(client, created["Id"]), seconds=LONG_SECONDS)
         engine.ask(lambda client: client.start(created["Id"]), seconds=LONG_SECONDS)
         with stop.closing(_HangUp(connection)):
-            connection.settimeout(_READY_SECONDS)
-            connection.sendall(bundle().data)
-            python, parts = _await_ready(connection, stop)
+            python, parts = handshake(connection, stop)
     except BaseException as error:
         if connection is not None:
             _end(connection)
@@ -137,14 +126,14 @@ def audit(
     """
     found = engine.ask(lambda client: client.inspect_container(container))
     lacking: set[str] = set()
-    for field, wanted, there in differences(spec, found):
+    for field, wanted, there in differences(spec.config, found):
         limit = _LIMIT_FIELDS.get(field, "")
         if limit and limit not in asked and profile is not Profile.UNTRUSTED:
             lacking.add(limit)
             continue
         raise BoxRefused(
-            f"The engine did not apply {field}={wanted!r} (it reports {there!r}). Profile {profile.value!r} requires "
-            "it, so the container was removed unstarted. [NT-D03]"
+            f"The engine did not apply {field}={_shown(wanted)} (it reports {_shown(there)}). Profile "
+            f"{profile.value!r} requires it, so the container was removed unstarted. [NT-D03]"
         )
     if warnings and profile is Profile.UNTRUSTED:
         raise BoxRefused(
@@ -152,6 +141,11 @@ def audit(
             "was removed unstarted. [NT-D03]"
         )
     return tuple(sorted(lacking))
+
+
+def _shown(value: Any) -> str:
+    whole = repr(value)
+    return whole if len(whole) <= _MOST_SHOWN else f"{whole[:_MOST_SHOWN]} …"
 
 
 def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str,
             raise WorkerNotStarted(str(error)) from None
         if found["Config"]["Labels"] != {**found["Config"]["Labels"], **labels}:
             raise WorkerNotStarted(str(error)) from None
-        return {"Id": found["Id"], "Warnings": []}
+        return {"Id": found["Id"], "Warnings": ["its answer was lost, and with it what it warned of"]}
 
 
 def _attach(client: APIClient, container: str) -> socket.socket:
@@ -193,31 +187,6 @@ def _attach(client: APIClient, container: str) -> socket.socket:
     )
 
 
-def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
-    """The version of the worker's Python, once it is ready."""
-    parts = Parts()
-    parser = wire.Parser(max_body_bytes=0)
-    deadline = time.monotonic() + _READY_SECONDS
-    while (left := deadline - time.monotonic()) > 0:
-        connection.settimeout(left)
-        try:
-            data = connection.recv(64 << 10)
-        except TimeoutError:
-            break
-        _go_on(stop)
-        if not data:
-            raise WorkerNotStarted(_complaint(parts.words.decode("utf-8", "replace").strip()))
-        try:
-            for kind, piece in parts.feed(data):
-                for header, body in parser.feed(piece) if kind == CHANNEL else ():
-                    report = decode_frame(header, body)
-                    if isinstance(report, Ready):
-                        return report.python, parts
-        except (ProtocolError, wire.WireError) as error:
-            raise WorkerNotStarted(f"The container's worker could not start: {error}") from None
-    raise WorkerNotStarted(_NOT_READY)
-
-
 @dataclass(frozen=True)
 class _HangUp:
     """What ends the wait for a worker."""
@@ -230,29 +199,30 @@ class _HangUp:
 
 def _go_on(stop: CallOff) -> None:
     if stop.is_set():
-        raise WorkerNotStarted("The start was called off.")
-
-
-def _complaint(words: str) -> str:
-    if words.startswith("it is "):
-        return (
-            f"The image's python3 can't run jobs: {words}, and CPython 3.11 or newer is needed. Choose another --image."
-        )
-    last = words.splitlines()[-1] if words else "it ended without a word"
-    return f"The image's python3 could not start the worker: {last}. Try --image with an official Python image."
+        raise WorkerNotStarted(CALLED_OFF)
 
 
 def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
-    if isinstance(error, TimeoutError):  # its python3 does not take what it is sent
-        return WorkerNotStarted(_NOT_READY)
     text = str(error).strip().rstrip(".")
     if "could not select device driver" in text or "nvidia-container" in text:
         return WorkerNotStarted(
             "The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver and "
             "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out."
         )
+    if "unable to find user" in text or "unable to find group" in text:
+        return WorkerNotStarted(
+            f"The image has no user {spec.config['User']!r}. Give a number with --user, as in --user 1000:1000."
+        )
+    if "network" in text and "not found" in text:
+        return WorkerNotStarted(_no_network(spec.host["NetworkMode"]))
     if "python3" in text and ("not found" in text or "no such file" in text):
         return WorkerNotStarted("The image has no python3. Choose an --image with CPython 3.11 or newer.")
     if isinstance(error, EngineUnavailable):
         return WorkerNotStarted(str(error))
     return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")
+
+
+def _no_network(name: str) -> str:
+    if name.startswith("nodetool-"):
+        return "The network of this kernel's containers was removed. Run the cell again: it is made anew."
+    return f"--network {name}: the engine has no such network. `docker network ls` lists those that it has."

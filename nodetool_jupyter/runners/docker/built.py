@@ -19,7 +19,8 @@ from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
 from .leftovers import OWNER_LABEL
-from .probe import LOG, Python, probe
+from .probe import LOG, Python, check_applied, probe
+from .spec import helper_host
 
 BUILT_LABEL = "nodetool.built"
 REPOSITORY = "nodetool/built"
@@ -35,12 +36,8 @@ _INSTALL = [
     *("--root-user-action=ignore", "--break-system-packages", "--no-warn-script-location"),
     *("--requirement", f"{_PLACE}/requirements.txt"),
 ]
+_LIMITS = {"memory_bytes": 4 << 30, "cpus": 2.0, "pids": 512}
 _HOST: Mapping[str, Any] = {
-    "NetworkMode": "none",
-    "CapDrop": ["ALL"],
-    "SecurityOpt": ["no-new-privileges=true"],
-    "Memory": 4 << 30,
-    "PidsLimit": 512,
     "Init": True,
     "LogConfig": LOG,
     "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=512m"},  # noqa: S108 - a mount of the container's own
@@ -182,13 +179,18 @@ class _container:  # noqa: N801 - used as a block
             "Cmd": _INSTALL,
             "User": "0:0",
             "Labels": dict(labels),
-            "HostConfig": dict(_HOST),
+            "HostConfig": {**helper_host(engine.facts(), _LIMITS), **_HOST},
         }
         self._id = ""
 
     def __enter__(self) -> str:
         made = self._engine.ask(lambda client: client.create_container_from_config(self._config), seconds=LONG_SECONDS)
         self._id = str(made["Id"])
+        try:
+            check_applied(self._engine, self._id, self._config)
+        except BaseException:
+            self._engine.remove(self._id)
+            raise
         return self._id
 
     def __exit__(self, *exception: object) -> None:

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from ...errors import RunnerUnavailable
+from .endpoint import NoEndpoint, endpoint, number_in, why
 from .removal import Removal
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ _OLDEST_API = (1, 41)
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
-_SOCKET = "/var/run/docker.sock"
-_CONFIGURED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _ELSEWHERE = (
     "Start Docker, set DOCKER_HOST to where it listens, or choose another --runner; "
     "the job was not moved to another runner"
@@ -80,8 +79,8 @@ class Engine:
     """One engine, as `DOCKER_HOST` names it or the one of this machine. Its methods may be called from any thread."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = {name: environ[name] for name in _CONFIGURED if environ.get(name)}
-        self.url = self._environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
+        self._endpoint = endpoint(environ)
+        self.url = self._endpoint.url
         self._clients: dict[float, APIClient] = {}
         self._lock = threading.Lock()
         self._facts: tuple[float, Mapping[str, Any]] | None = None
@@ -99,7 +98,7 @@ class Engine:
     @property
     def local_socket(self) -> str:
         """The path of its socket on this machine, "" for an engine elsewhere."""
-        return self.url.removeprefix("unix://") or _SOCKET if self.url.startswith("unix://") else ""
+        return self._endpoint.socket
 
     def is_there(self) -> bool:
         """Whether there may be an engine that this user may ask, without asking it."""
@@ -200,16 +199,15 @@ class Engine:
 
     def _new_client(self, seconds: float) -> APIClient:
         from docker import APIClient
-        from docker.utils import kwargs_from_env
 
         from .unix import UnixAdapter
 
         oldest = ".".join(map(str, _OLDEST_API))
         try:
-            environ = kwargs_from_env(environment=self._environ)
-            made = APIClient(**environ, version=oldest, timeout=seconds, num_pools=_THREADS)
-        except ValueError as error:
-            raise EngineUnavailable(f"DOCKER_HOST={self.url!r} names no engine: {error}", "Correct it") from None
+            made = APIClient(**self._endpoint.options(), version=oldest, timeout=seconds, num_pools=_THREADS)
+        except NoEndpoint as error:
+            raise EngineUnavailable(str(error), error.remedy) from None
+        made.trust_env = False  # neither a proxy, nor certificates that are for web sites instead of ours
         try:
             if self.local_socket:
                 made.get_adapter(made.base_url).close()
@@ -232,32 +230,11 @@ class Engine:
         self._facts = None
 
     def _unreachable(self, error: Exception, seconds: float) -> EngineUnavailable:
-        number = _errno(error)
-        if number == errno.EACCES:
+        if number_in(error) == errno.EACCES:
             return EngineUnavailable(
                 f"you may not use the engine at {self.url} (permission denied)",
                 "Join the group docker (sudo usermod -aG docker $USER) and log in again, or use rootless Docker",
             )
         if "timed out" in str(error):
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
-        why = {errno.ENOENT: "there is no such socket", errno.ECONNREFUSED: "connection refused"}.get(number)
-        return EngineUnavailable(f"no engine answers at {self.url}: {why or _last_words(error)}")
-
-
-def _errno(error: BaseException | None) -> int:
-    """The system's error number at the bottom of what the SDK raised; 0 for none."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        found = waiting.pop()
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, OSError) and isinstance(found.errno, int) and found.errno:
-            return found.errno
-        waiting += [found.__cause__, found.__context__, *(a for a in found.args if isinstance(a, BaseException))]
-    return 0
-
-
-def _last_words(error: Exception) -> str:
-    return str(error).rpartition(": ")[2].strip("()'\" ") or type(error).__name__
+        return EngineUnavailable(f"no engine answers at {self.url}: {why(error)}")

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Self
 
-from ...containers import gpu_ids
+from ...containers import ContainerOptions, gpu_ids
 from ...errors import InvalidRequest, Refused
 from ..base import WorkerNotStarted
 from .engine import CallOff
@@ -51,6 +52,93 @@ def check_gpus(gpus: str, there: Mapping[str, str]) -> None:
         )
 
 
+class Gpus:
+    """Who has which devices of an engine. local: whether it is this machine's, whose GPUs can be seen from here."""
+
+    def __init__(self, *, local: bool) -> None:
+        self._local = local
+        self._reserved: dict[str, Held] = {}
+
+    def there(self) -> Mapping[str, str]:
+        """The GPUs of the engine's machine, as far as they can be seen from here."""
+        return present() if self._local else {}
+
+    def check(self, asked: str, facts: Mapping[str, Any]) -> None:
+        """Refuse what can't be had. facts: what the engine says of itself."""
+        there = self.there()
+        if not there and "nvidia" not in facts.get("Runtimes", {}) and self._local:
+            raise NoGpu
+        check_gpus(asked, there)
+
+    def reserve(self, job_id: str, options: ContainerOptions) -> bool:
+        """Have devices kept for a job that waits in the queue; false while others hold them. Doesn't block."""
+        there = self.there()
+        named = _named(options.gpus, there)
+        if not options.gpus or options.gpus_shared or not (named or there):
+            return True  # nothing is to be kept, or can be: `lease` says so
+        held = Held()
+        if held.take(named or tuple(there), len(named) or int(options.gpus), there):
+            self._reserved[job_id] = held
+            return True
+        return False
+
+    def unreserve(self, job_id: str) -> None:
+        """Give back what was kept for a job that never came to `lease`."""
+        if held := self._reserved.pop(job_id, None):
+            held.close()
+
+    @contextmanager
+    def lease(self, job_id: str, options: ContainerOptions, stop: CallOff) -> Iterator[tuple[str, ...]]:
+        """The devices of a job, as long as the block runs: those that were kept for it, or see the function."""
+        if held := self._reserved.pop(job_id, None):
+            with held:
+                yield held.devices
+        else:
+            with lease(options.gpus, shared=options.gpus_shared, stop=stop, there=self.there()) as devices:
+                yield devices
+
+
+class Held:
+    """Devices that nobody else is given until `close`."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """As they were asked for."""
+        return tuple(self._descriptors)
+
+    def take(self, candidates: tuple[str, ...], count: int, there: Mapping[str, str]) -> bool:
+        """Take `count` of the candidates at once, or none. A device is one, by its number or its UUID."""
+        numbers = {uuid: number for number, uuid in there.items() if uuid}
+        for device in candidates:
+            if len(self._descriptors) == count:
+                break
+            descriptor = take(f"gpu-{numbers.get(device, device)}")
+            if descriptor is not None:
+                self._descriptors[device] = descriptor
+        if len(self._descriptors) < count:
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give them back."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _named(gpus: str, there: Mapping[str, str]) -> tuple[str, ...]:
+    return gpu_ids(gpus) or (tuple(there) if gpus == "all" else ())
+
+
 @contextmanager
 def lease(gpus: str, *, shared: bool, stop: CallOff, there: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     """Hold devices as long as the block runs; waits in line while others hold them. Blocks.
@@ -58,7 +146,7 @@ def lease(gpus: str, *, shared: bool, stop: CallOff, there: Mapping[str, str]) -
     there: the GPUs of the engine's machine by number, empty where that can't be known. Yields no device where the
     engine is to choose. Raises `WorkerNotStarted` when `stop` is set while it waits.
     """
-    named = gpu_ids(gpus) or (tuple(there) if gpus == "all" else ())
+    named = _named(gpus, there)
     if shared:
         yield named
         return
@@ -67,30 +155,8 @@ def lease(gpus: str, *, shared: bool, stop: CallOff, there: Mapping[str, str]) -
             f"--gpus {gpus}: which GPUs the engine has can't be seen from here, so none can be kept for this job. "
             "Name them, as in --gpus '\"device=0\"', or add --gpus-shared."
         )
-    held: dict[str, int] = {}
-    try:
-        while not _try(held, named or tuple(there), len(named) or int(gpus), there):
-            _give_back(held)
+    with Held() as held:
+        while not held.take(named or tuple(there), len(named) or int(gpus), there):
             if stop.wait(ASK_AGAIN_SECONDS):
                 raise WorkerNotStarted("The wait for a GPU was called off.")
-        yield tuple(held)
-    finally:
-        _give_back(held)
-
-
-def _try(held: dict[str, int], candidates: tuple[str, ...], count: int, there: Mapping[str, str]) -> bool:
-    """Take `count` of the candidates at once, or not enough. A device is one, by its number or its UUID."""
-    numbers = {uuid: number for number, uuid in there.items() if uuid}
-    for device in candidates:
-        if len(held) == count:
-            break
-        descriptor = take(f"gpu-{numbers.get(device, device)}")
-        if descriptor is not None:
-            held[device] = descriptor
-    return len(held) == count
-
-
-def _give_back(held: dict[str, int]) -> None:
-    for descriptor in held.values():
-        os.close(descriptor)
-    held.clear()
+        yield held.devices

@@ -7,19 +7,19 @@ import sys
 from collections.abc import Mapping
 
 from ..process_supervisor import SupervisorLink
+from .endpoint import CONFIGURED
 
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from nodetool_jupyter.runners.docker.reaper import main; main(sys.argv[1])"
 )
-_PASSED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 
 
 class Heir:
     """A supervisor of our own that knows what to start. On the manager's loop."""
 
     def __init__(self, environ: Mapping[str, str], owner: str) -> None:
-        order = {"owner": owner, "environ": {name: environ[name] for name in _PASSED if environ.get(name)}}
+        order = {"owner": owner, "environ": {name: environ[name] for name in CONFIGURED if environ.get(name)}}
         self._argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(order), json.dumps(sys.path)]
         self._link: SupervisorLink | None = None
 

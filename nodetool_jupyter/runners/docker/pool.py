@@ -93,7 +93,7 @@ class StandbyPool:
     def _make(self, coming: _Coming, make: Callable[[CallOff], Box]) -> None:
         box = None
         # why there is none, the next job of the kind is told when it starts without
-        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable):
+        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
             box = make(self._stop)
         with self._lock:
             self._coming.remove(coming)
@@ -102,21 +102,23 @@ class StandbyPool:
             coming.done.set()
             if coming.claimed:
                 return
-            if box is not None and not self._stop.is_set():
+            if box is not None and not self._stop.is_set() and box.alive():
                 self._waiting.append(_Waiting(coming.key, box, time.monotonic()))
                 return
         if box is not None:
             self._close(box)
 
-    def _watch(self) -> None:
+    def _watch(self, seconds: float = IDLE_SECONDS) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        self._drop(lambda one: time.monotonic() - one.since >= IDLE_SECONDS)
+        now = time.monotonic()
+        self._drop(lambda one: now - one.since >= IDLE_SECONDS)
         if self._waiting or self._coming:
-            self._watch()
+            oldest = min((one.since for one in self._waiting), default=now)
+            self._watch(oldest + IDLE_SECONDS - now)
 
     def drop_dead(self) -> None:
         """Give up the boxes that have ended, as all do with their engine."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .engine import LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
+from .engine import CHECK_SECONDS, LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
+from .spec import differences, helper_host
 
 _PROGRAM = """\
 import json, os, platform, sys
@@ -31,8 +35,11 @@ print(json.dumps({
     },
 }))
 """
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 10.0
+SOON_SECONDS, _LOOK_SECONDS = 4.0, 1.0
 _OLDEST_GLIBC = 5
+_MOST_SHOWN = 60
+_LIMITS = {"memory_bytes": 256 << 20, "cpus": 1.0, "pids": 64}
 LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
 
@@ -79,6 +86,45 @@ def probe(engine: Engine, image_id: str, labels: Mapping[str, str]) -> Python:
         return Python()
 
 
+class Pythons:
+    """Asks images for their Python, each once at a time and no caller longer than some seconds. From any thread.
+
+    learn: gets an image's id and the version, also when nobody waits for it any more.
+    """
+
+    def __init__(
+        self, engine: Engine, labels: Mapping[str, str], executor: ThreadPoolExecutor, learn: Callable[[str, str], None]
+    ) -> None:
+        self._engine = engine
+        self._labels = labels
+        self._executor = executor
+        self._learn = learn
+        self._lock = threading.Lock()
+        self._asked: dict[str, Future[str]] = {}
+
+    def version(self, image_id: str) -> str:
+        """The version; "" where there is none, or none that is told soon. Raises `EngineUnavailable`."""
+        with self._lock:
+            if image_id not in self._asked:
+                self._asked[image_id] = self._executor.submit(self._ask, image_id)
+            asked = self._asked[image_id]
+        until = time.monotonic() + SOON_SECONDS
+        while not wait([asked], min(_LOOK_SECONDS, SOON_SECONDS)).done:
+            self._engine.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)  # is it the image, or the engine?
+            if time.monotonic() >= until:
+                return ""
+        return asked.result()
+
+    def _ask(self, image_id: str) -> str:
+        try:
+            version = probe(self._engine, image_id, self._labels).version
+            self._learn(image_id, version)
+            return version
+        finally:
+            with self._lock:
+                del self._asked[image_id]
+
+
 def _await_end(client: Any, container: str) -> None:
     """As the SDK's, which without a timeout of its own waits for ever: an image's python3 may never end."""
     import requests
@@ -89,6 +135,20 @@ def _await_end(client: Any, container: str) -> None:
         if "timed out" not in str(error):
             raise
         raise EngineRefused(0, f"its python3 did not end within {PATIENCE_SECONDS:g} s") from None
+
+
+def check_applied(engine: Engine, container: str, config: Mapping[str, Any]) -> None:
+    """Refuse an engine that made another container than it was asked for, before it starts.
+
+    config: the body of the create call. Raises `EngineUnavailable`.
+    """
+    found = engine.ask(lambda client: client.inspect_container(container))
+    for field, wanted, there in differences(config, found):
+        raise EngineUnavailable(
+            f"the engine at {engine.url} did not apply {field} to a container that serves a job "
+            f"(asked was {str(wanted)[:_MOST_SHOWN]}, and it reports {str(there)[:_MOST_SHOWN]})",
+            "Use an engine that holds it; the container was removed unstarted. [NT-D03]",
+        )
 
 
 def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping[str, str]) -> str:
@@ -105,17 +165,14 @@ def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping
         "Healthcheck": {"Test": ["NONE"]},
         "Labels": {**labels, "nodetool.slot": "probe"},
         "HostConfig": {
-            "NetworkMode": "none",
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges=true"],
+            **helper_host(engine.facts(), _LIMITS, untrusted=True),
             "ReadonlyRootfs": True,
-            "Memory": 256 << 20,
-            "PidsLimit": 64,
             "LogConfig": LOG,
         },
     }
     created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
     try:
+        check_applied(engine, created, config)
         engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
         engine.ask(lambda client: _await_end(client, created), seconds=LONG_SECONDS)
         said: bytes = engine.ask(lambda client: client.logs(created, stderr=False))

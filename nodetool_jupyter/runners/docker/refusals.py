@@ -11,7 +11,7 @@ from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from ...frames import Value
 from ...jobs import JobRequest, Profile
 from ...quantities import format_size
-from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, PROFILE_LIMITS, above_host, holds
+from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, PROFILE_LIMITS, above_host, holds, holds_swap
 
 _NOTHING = "Nothing was started."
 _OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cpus"}
@@ -52,6 +52,12 @@ def check_held(request: JobRequest, facts: Mapping[str, Any]) -> None:
     untrusted = request.profile is Profile.UNTRUSTED
     wanted = {*request.limits.asked(), *(PROFILE_LIMITS[request.profile] if untrusted else ())}
     lacking = wanted - set(holds(facts))
+    if untrusted and not holds_swap(facts):
+        raise ProfileRefused(
+            "NT-D03",
+            "The engine can't keep a container from using swap space beyond --memory, and profile 'untrusted' requires "
+            f"it. Boot its machine with control groups v2, or with swapaccount=1. {_NOTHING}",
+        )
     if lacking and (untrusted or not request.limits.best_effort):
         raise LimitNotHeld(lacking, "docker", "Run on an engine that holds it", or_without=not untrusted)
 

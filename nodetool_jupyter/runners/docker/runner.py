@@ -29,12 +29,13 @@ from .boxes import Box, close_box, hand_out, open_box
 from .built import BUILT_LABEL, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
+from .idle import IdleStreams
 from .images import Image, Images
 from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
 from .mounts import checked_binds, what_lies_at
 from .pool import StandbyPool
-from .probe import probe
+from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .versions import Finding, look_into
@@ -71,11 +72,14 @@ class DockerRunner:
         self._private = tuple(private)
         self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
+        self._pythons = Pythons(self.engine, self._labels, self._stops, self.images.learn)
         self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
+        self._idle = IdleStreams(self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
         self._slots = count()
+        self._gpus = gpus.Gpus(local=bool(self.engine.local_socket))
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
-        self._watch = Watch(self.engine, label=label, ended=self._engine_ended)
+        self._watch = Watch(self.engine, label=label, ended=self._drop_dead)
         self._starting = 0
         self._noted: set[str] = set()
         self._network = ""
@@ -86,7 +90,7 @@ class DockerRunner:
         facts = self.engine.facts()
         check_request(request, facts)
         if request.container.gpus:
-            self._check_gpus(request.container.gpus, facts)
+            self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
             wheels.check_pip()
         self._binds(request)
@@ -123,10 +127,8 @@ class DockerRunner:
             return ""
 
     def python_of(self, image: Image) -> str:
-        """The version of an image's Python, asked once; "" when it has none. Raises `EngineUnavailable`."""
-        if not self.images.python_of(image):
-            self.images.learn(image.id, probe(self.engine, image.id, self._labels).version)
-        return self.images.python_of(image)
+        """The version of an image's Python; "" when none is told within seconds. Raises `EngineUnavailable`."""
+        return self.images.python_of(image) or self._pythons.version(image.id)
 
     def look_into(self, image_id: str) -> tuple[Finding, ...]:
         """The GPU software in an image. Blocks. Raises `EngineUnavailable`, `EngineRefused`."""
@@ -136,6 +138,14 @@ class DockerRunner:
         """The images that were built for requirements, as the engine lists them. Raises `EngineUnavailable`."""
         return list(self.engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})))
 
+    def reserve(self, job: Job) -> bool:
+        """See `Reserver.reserve`: the GPUs that no other job may have."""
+        return self._gpus.reserve(job.id, job.request.container)
+
+    def unreserve(self, job_id: str) -> None:
+        """See `Reserver.unreserve`."""
+        self._gpus.unreserve(job_id)
+
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
         """See `Runner.launch`."""
         return self._launch(job, parcel)
@@ -144,6 +154,7 @@ class DockerRunner:
     async def _launch(self, job: Job, parcel: Parcel) -> AsyncIterator[Worker]:
         started = await self._started(job, parcel)
         with started.leases:
+            self._idle.release(started.box)
             # the image was not there to be asked before
             if unreadable := code_for_another(parcel.inputs, started.box.python):
                 await self.engine.call(lambda _: close_box(self.engine, started.box))
@@ -189,7 +200,11 @@ class DockerRunner:
             raise
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
             # a little later: what the job does first is not to wait for the engine's work on the next container
-            make = self._maker(job.request, started.spec)
+            ahead = self._maker(job.request, started.spec)
+
+            def make(stop: CallOff) -> Box:
+                return self._idle.watch(ahead(stop), loop)
+
             loop.call_later(_REFILL_AFTER_SECONDS, self._refill, started.key, make)
         return started
 
@@ -236,7 +251,7 @@ class DockerRunner:
                 built = image.id
                 if options.requirements:
                     built = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
-                spec = self._spec(request, image, leases, stop, built=built)
+                spec = self._spec(job, image, leases, stop, built=built)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
                 waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
@@ -254,31 +269,15 @@ class DockerRunner:
             self._network = ""  # somebody may have removed it: the next job looks
             raise
 
-    def _spec(
-        self, request: JobRequest, image: Image, leases: ExitStack, stop: CallOff, *, built: str
-    ) -> ContainerSpec:
-        options = request.container
+    def _spec(self, job: Job, image: Image, leases: ExitStack, stop: CallOff, *, built: str) -> ContainerSpec:
+        request, options = job.request, job.request.container
         network = self._ensured_network(options.network)
-        devices = (
-            leases.enter_context(gpus.lease(options.gpus, shared=options.gpus_shared, stop=stop, there=self._gpus()))
-            if options.gpus
-            else ()
-        )
+        devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
         binds = self._binds(request)
         request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
         return container_spec(
             request, self.engine.facts(), image=built, image_user=image.user, network=network, devices=devices
         )
-
-    def _gpus(self) -> Mapping[str, str]:
-        """The GPUs of the engine's machine, as far as they can be seen from here."""
-        return gpus.present() if self.engine.local_socket else {}
-
-    def _check_gpus(self, asked: str, facts: Mapping[str, Any]) -> None:
-        there = self._gpus()
-        if not there and "nvidia" not in facts.get("Runtimes", {}) and self.engine.local_socket:
-            raise gpus.NoGpu
-        gpus.check_gpus(asked, there)
 
     def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
         root = self.engine.facts().get("DockerRootDir", "")
@@ -323,7 +322,7 @@ class DockerRunner:
         except (EngineUnavailable, EngineRefused) as error:
             return Swept(left=(str(error),))
 
-    def _engine_ended(self) -> None:
+    def _drop_dead(self) -> None:
         if self._pool is not None:
             self._pool.drop_dead()
 
@@ -334,6 +333,7 @@ class DockerRunner:
                 self._pool.empty()
             clean = await anyio.to_thread.run_sync(self._close)
             self._watch.close()
+            self._idle.close()
             await self._heir.close(needed=not clean)
 
     def _close(self) -> bool:

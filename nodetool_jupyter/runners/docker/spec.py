@@ -9,6 +9,7 @@ from typing import Any
 
 from ...containers import WORKDIR, gpu_ids
 from ...jobs import JobRequest, Profile, ResourceLimits
+from . import syscalls
 from .bundle import LOADER
 
 NOBODY = "65534:65534"
@@ -69,6 +70,11 @@ def holds(facts: Mapping[str, Any]) -> dict[str, str]:
     return {name: how for name, how in MECHANISMS.items() if facts.get(_NEEDS.get(name, ""), True)}
 
 
+def holds_swap(facts: Mapping[str, Any]) -> bool:
+    """Whether what a container may not have in memory it may not have in swap space instead."""
+    return bool(facts.get("SwapLimit", True))
+
+
 def container_spec(
     request: JobRequest,
     facts: Mapping[str, Any],
@@ -94,8 +100,8 @@ def container_spec(
         "User": user,
         "WorkingDir": options.workdir or WORKDIR,
         "HostConfig": {
-            **_limit_fields(limits),
-            **_shut(network),
+            **_limit_fields(limits, facts),
+            **_shut(network, untrusted=untrusted),
             "ReadonlyRootfs": untrusted or options.read_only,
             "Tmpfs": {**_tmpfs(user, covered, untrusted=untrusted), **options.tmpfs},
             "Ulimits": _ulimits(limits, untrusted=untrusted),
@@ -106,7 +112,7 @@ def container_spec(
             "DeviceRequests": _device_requests(options.gpus, devices),
         },
     }
-    missing = tuple(name for name in {**wanted, **asked} if name not in able)
+    missing = tuple(name for name in {**wanted, **asked, **_swap(limits, facts)} if name not in able)
     held = {name: able[name] for name in limits}
     return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
 
@@ -149,23 +155,36 @@ def _within(wanted: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, 
     return {name: min(value, most.get(name, math.inf)) for name, value in wanted.items()}
 
 
-def _limit_fields(limits: Mapping[str, float]) -> dict[str, Any]:
+def _swap(limits: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, float]:
+    """A limit on memory as one on swap space, where that can't be held."""
+    return {} if holds_swap(facts) or "memory_bytes" not in limits else {"swap": limits["memory_bytes"]}
+
+
+def helper_host(facts: Mapping[str, Any], limits: Mapping[str, float], *, untrusted: bool = False) -> dict[str, Any]:
+    """`HostConfig` of a container that serves a job and is none: shut like one, with the limits that can be held."""
+    able = holds(facts)
+    within = {name: value for name, value in _within(limits, facts).items() if name in able}
+    return {**_limit_fields(within, facts), **_shut("none", untrusted=untrusted), "Mounts": []}
+
+
+def _limit_fields(limits: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, Any]:
     memory = int(limits.get("memory_bytes", 0))
     return {
         "Memory": memory,
-        "MemorySwap": memory,
+        # of both together; -1 is what an engine makes of every other number where it can't hold that
+        "MemorySwap": memory if holds_swap(facts) or not memory else -1,
         "NanoCpus": round(limits.get("cpus", 0) * _NANO),
         "PidsLimit": int(limits["pids"]) if "pids" in limits else None,
         "ShmSize": int(limits.get("shm_bytes", 64 * _MIB)),
     }
 
 
-def _shut(network: str) -> dict[str, Any]:
+def _shut(network: str, *, untrusted: bool) -> dict[str, Any]:
     """What is the same for every job: nothing that leads out."""
     return {
         "NetworkMode": network,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges=true"],
+        "SecurityOpt": ["no-new-privileges=true", *([f"seccomp={syscalls.profile()}"] if untrusted else [])],
         "Privileged": False,
         "IpcMode": "private",
         "PidMode": "",
@@ -227,19 +246,20 @@ def above_host(limits: ResourceLimits, facts: Mapping[str, Any]) -> list[tuple[s
     return [(name, asked[name], float(most)) for name, most in there.items() if most and asked.get(name, 0) > most]
 
 
-def differences(spec: ContainerSpec, found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where `inspect` tells of something else than was asked: field, asked, found."""
+def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where `inspect` tells of something else than the body of the create call: field, asked, found."""
     host, config = found["HostConfig"], found["Config"]
-    pairs = [(name, value, host.get(name)) for name, value in spec.host.items() if name != "Mounts"]
-    pairs += [(name, spec.config[name], config.get(name)) for name in ("User", "WorkingDir", "StdinOnce")]
+    pairs = [(name, value, host.get(name)) for name, value in asked["HostConfig"].items() if name != "Mounts"]
+    pairs += [(name, asked[name], config.get(name)) for name in ("User", "WorkingDir", "StdinOnce") if name in asked]
     pairs += [(name, None, host.get(name)) for name in _NEVER_ASKED]
     for name, one in (("MaskedPaths", "/proc/kcore"), ("ReadonlyPaths", "/proc/sys")):
         if name in host and not host[name]:
             pairs.append((name, [one], host[name]))
-    wanted = {(mount["Target"], mount["ReadOnly"]) for mount in spec.host["Mounts"]}
+    binds = [mount for mount in asked["HostConfig"]["Mounts"] if mount["Type"] == "bind"]
+    wanted = {(mount["Target"], mount["ReadOnly"]) for mount in binds}
     mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
     pairs.append(("Mounts", sorted(wanted), sorted(mounted)))
-    return [(name, asked, there) for name, asked, there in pairs if _plain(asked) != _plain(there)]
+    return [(name, wish, there) for name, wish, there in pairs if _plain(wish) != _plain(there)]
 
 
 def _plain(value: Any) -> Any:
