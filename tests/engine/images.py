@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -92,6 +94,20 @@ def load_other(client: docker.DockerClient) -> None:
     """Import the image with another Python."""
     repository, tag = OTHER.split(":")
     client.api.import_image(src=str(tarball(OTHER_SUITE)), repository=repository, tag=tag, changes=BASE)
+
+
+def load_with_python3(client: docker.DockerClient, name: str, script: str) -> None:
+    """Make an image that differs in its `python3`: a shell script, which finds the real one as `$REAL`."""
+    content = f"#!/bin/sh\nREAL=/usr/bin/python{PYTHON}\n{script}\n".encode()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        entry = tarfile.TarInfo("python3")
+        entry.size, entry.mode = len(content), 0o755
+        archive.addfile(entry, io.BytesIO(content))
+    container = client.api.create_container(IMAGE, ["true"])
+    client.api.put_archive(container, "/usr/bin", packed.getvalue())
+    client.api.commit(container, *name.split(":"), changes=BASE)
+    client.api.remove_container(container)
 
 
 if __name__ == "__main__":

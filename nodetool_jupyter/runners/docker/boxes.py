@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import select
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ProtocolError
-from ...frames import Ready, decode_frame
 from ...jobs import Profile
-from ...worker import wire
-from ...worker.container import CHANNEL
 from ..base import WorkerNotStarted
 from .attach import Parts, hang_up
-from .bundle import bundle
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .handshake import CALLED_OFF, handshake
 from .lines import Line
 from .spec import ContainerSpec, differences, update_fields
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-_READY_SECONDS = 60.0
-_NOT_READY = (
-    f"The container's worker was not ready after {_READY_SECONDS:g} s. Try the image's python3, or look at the load of "
-    "the engine."
-)
 _LIMIT_FIELDS = {
     "Memory": "memory_bytes",
     "MemorySwap": "memory_bytes",
@@ -84,9 +74,7 @@ def open_box(
         connection = engine.ask(lambda client: _attach(client, created["Id"]), seconds=LONG_SECONDS)
         engine.ask(lambda client: client.start(created["Id"]), seconds=LONG_SECONDS)
         with stop.closing(_HangUp(connection)):
-            connection.settimeout(_READY_SECONDS)
-            connection.sendall(bundle().data)
-            python, parts = _await_ready(connection, stop)
+            python, parts = handshake(connection, stop)
     except BaseException as error:
         if connection is not None:
             _end(connection)
@@ -193,31 +181,6 @@ def _attach(client: APIClient, container: str) -> socket.socket:
     )
 
 
-def _await_ready(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
-    """The version of the worker's Python, once it is ready."""
-    parts = Parts()
-    parser = wire.Parser(max_body_bytes=0)
-    deadline = time.monotonic() + _READY_SECONDS
-    while (left := deadline - time.monotonic()) > 0:
-        connection.settimeout(left)
-        try:
-            data = connection.recv(64 << 10)
-        except TimeoutError:
-            break
-        _go_on(stop)
-        if not data:
-            raise WorkerNotStarted(_complaint(parts.words.decode("utf-8", "replace").strip()))
-        try:
-            for kind, piece in parts.feed(data):
-                for header, body in parser.feed(piece) if kind == CHANNEL else ():
-                    report = decode_frame(header, body)
-                    if isinstance(report, Ready):
-                        return report.python, parts
-        except (ProtocolError, wire.WireError) as error:
-            raise WorkerNotStarted(f"The container's worker could not start: {error}") from None
-    raise WorkerNotStarted(_NOT_READY)
-
-
 @dataclass(frozen=True)
 class _HangUp:
     """What ends the wait for a worker."""
@@ -230,21 +193,10 @@ class _HangUp:
 
 def _go_on(stop: CallOff) -> None:
     if stop.is_set():
-        raise WorkerNotStarted("The start was called off.")
-
-
-def _complaint(words: str) -> str:
-    if words.startswith("it is "):
-        return (
-            f"The image's python3 can't run jobs: {words}, and CPython 3.11 or newer is needed. Choose another --image."
-        )
-    last = words.splitlines()[-1] if words else "it ended without a word"
-    return f"The image's python3 could not start the worker: {last}. Try --image with an official Python image."
+        raise WorkerNotStarted(CALLED_OFF)
 
 
 def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
-    if isinstance(error, TimeoutError):  # its python3 does not take what it is sent
-        return WorkerNotStarted(_NOT_READY)
     text = str(error).strip().rstrip(".")
     if "could not select device driver" in text or "nvidia-container" in text:
         return WorkerNotStarted(

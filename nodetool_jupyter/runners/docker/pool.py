@@ -93,7 +93,7 @@ class StandbyPool:
     def _make(self, coming: _Coming, make: Callable[[CallOff], Box]) -> None:
         box = None
         # why there is none, the next job of the kind is told when it starts without
-        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable):
+        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
             box = make(self._stop)
         with self._lock:
             self._coming.remove(coming)
@@ -102,7 +102,7 @@ class StandbyPool:
             coming.done.set()
             if coming.claimed:
                 return
-            if box is not None and not self._stop.is_set():
+            if box is not None and not self._stop.is_set() and box.alive():
                 self._waiting.append(_Waiting(coming.key, box, time.monotonic()))
                 return
         if box is not None:

@@ -29,6 +29,7 @@ from .boxes import Box, close_box, hand_out, open_box
 from .built import BUILT_LABEL, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
+from .idle import IdleStreams
 from .images import Image, Images
 from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
@@ -72,10 +73,11 @@ class DockerRunner:
         self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
         self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
+        self._idle = IdleStreams(self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
         self._slots = count()
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
-        self._watch = Watch(self.engine, label=label, ended=self._engine_ended)
+        self._watch = Watch(self.engine, label=label, ended=self._drop_dead)
         self._starting = 0
         self._noted: set[str] = set()
         self._network = ""
@@ -144,6 +146,7 @@ class DockerRunner:
     async def _launch(self, job: Job, parcel: Parcel) -> AsyncIterator[Worker]:
         started = await self._started(job, parcel)
         with started.leases:
+            self._idle.release(started.box)
             # the image was not there to be asked before
             if unreadable := code_for_another(parcel.inputs, started.box.python):
                 await self.engine.call(lambda _: close_box(self.engine, started.box))
@@ -189,7 +192,11 @@ class DockerRunner:
             raise
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
             # a little later: what the job does first is not to wait for the engine's work on the next container
-            make = self._maker(job.request, started.spec)
+            ahead = self._maker(job.request, started.spec)
+
+            def make(stop: CallOff) -> Box:
+                return self._idle.watch(ahead(stop), loop)
+
             loop.call_later(_REFILL_AFTER_SECONDS, self._refill, started.key, make)
         return started
 
@@ -323,7 +330,7 @@ class DockerRunner:
         except (EngineUnavailable, EngineRefused) as error:
             return Swept(left=(str(error),))
 
-    def _engine_ended(self) -> None:
+    def _drop_dead(self) -> None:
         if self._pool is not None:
             self._pool.drop_dead()
 
@@ -334,6 +341,7 @@ class DockerRunner:
                 self._pool.empty()
             clean = await anyio.to_thread.run_sync(self._close)
             self._watch.close()
+            self._idle.close()
             await self._heir.close(needed=not clean)
 
     def _close(self) -> bool:
