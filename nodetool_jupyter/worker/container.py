@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 PART = struct.Struct("!BI")
 CHANNEL, STDOUT, STDERR, NOTE, GRANT = range(5)
-ARCHIVE = 62
 WINDOW_BYTES = 96 << 10
 PART_BYTES = 1 << 10
 """What a part counts beside its bytes, for what a socket needs to hold a short one."""
+_FIRST_FREE = 64
 _CHUNK = 64 << 10
 _AT_ONCE_SECONDS = 0.05
 _MOST_WAITING = 1 << 20
@@ -57,7 +57,7 @@ def main(profile: str) -> None:
     """Fork the worker and pump until it has ended; never returns. Does nothing outside of a container."""
     if not in_container():
         sys.exit("it is not in a container of its own, and would signal every process of this machine")
-    _preload(profile)
+    _preload()
     if profile == "untrusted":
         from . import seccomp
 
@@ -76,22 +76,17 @@ def main(profile: str) -> None:
     Pump(child, channel, [read for read, _ in pipes]).run()
 
 
-def _preload(profile: str) -> None:
-    """Import what a worker may need: its code may close every descriptor, that of our archive among them."""
-    from . import cell, channel, pickled, process, tracebacks  # noqa: F401
-    from .execute import attempt
-
-    if profile == "trusted":  # only then pickles come out, after the job's code
-        attempt(__import__, "cloudpickle")
-    compile("pass", "<warm>", "exec")
+def _preload() -> None:
+    """Import what every job needs, once for both processes."""
+    from . import channel, process  # noqa: F401
 
 
 def _use_the_wait(channel: int) -> None:
-    """Import in a container that waits for a job what takes as long as all the rest, and few jobs need."""
-    from .execute import attempt
-
+    """In a container that waits for a job; one that was made for a job has it at once."""
     if not select.select([channel], [], [], _AT_ONCE_SECONDS)[0]:
-        attempt(__import__, "cloudpickle")
+        from .warm_up import use_the_wait
+
+        use_the_wait(channel)
 
 
 def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
@@ -100,12 +95,12 @@ def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
     high = [os.dup2(descriptor, 32 + n, inheritable=False) for n, descriptor in enumerate(high)]
     for target, descriptor in enumerate(high):
         os.dup2(descriptor, target, inheritable=target < 3)
-    os.closerange(4, ARCHIVE)
+    os.closerange(4, _FIRST_FREE)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     sys.argv = [""]
     asked = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = ["", *asked, *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
+    sys.path[:] = ["", *asked, *sys.path]  # as an interpreter has it
     from .main import main as work
 
     work(3, meanwhile=_use_the_wait)
