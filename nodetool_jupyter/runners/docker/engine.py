@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ _OLDEST_API = (1, 41)
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
+_HEAD_BYTES = 1 << 10
 _SOCKET = "/var/run/docker.sock"
 _CONFIGURED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _ELSEWHERE = (
@@ -111,13 +113,18 @@ class Engine:
         found = self._facts
         if found is not None and time.monotonic() - found[0] < _FACTS_SECONDS:
             if time.monotonic() - self._heard > _HEARD_SECONDS:
-                self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
+                self.ping()
             return found[1]
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
         facts: Mapping[str, Any] = self.ask(lambda client: client.info(), seconds=CHECK_SECONDS)
         self._facts = time.monotonic(), facts
         return facts
+
+    def ping(self) -> None:
+        """See that it takes a new call now. Raises `EngineUnavailable`, `EngineRefused`."""
+        path = self.local_socket
+        self.ask(lambda client: _ping(path) if path else client.ping(), seconds=CHECK_SECONDS)
 
     def forget(self) -> None:
         """Ask anew what it is: it may be another by now."""
@@ -215,6 +222,7 @@ class Engine:
                 made.get_adapter(made.base_url).close()
                 made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
                 made.mount("http+docker://", made._custom_adapter)
+                made.trust_env = False  # no proxy leads to it, and each call would look for one
             made._version = made._retrieve_server_version()
             if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
                 raise EngineUnavailable(
@@ -242,6 +250,17 @@ class Engine:
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
         why = {errno.ENOENT: "there is no such socket", errno.ECONNREFUSED: "connection refused"}.get(number)
         return EngineUnavailable(f"no engine answers at {self.url}: {why or _last_words(error)}")
+
+
+def _ping(path: str) -> None:
+    """What `client.ping` does, at a fifth of the cost: every job asks that."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(CHECK_SECONDS)
+        connection.connect(path)
+        connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head = connection.recv(_HEAD_BYTES).partition(b"\r\n")[0]
+    if b" 200 " not in head + b" ":
+        raise ConnectionError(f"it answered {head.decode('ascii', 'replace')!r}")
 
 
 def _errno(error: BaseException | None) -> int:
