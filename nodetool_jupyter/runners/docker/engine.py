@@ -85,6 +85,7 @@ class Engine:
         self._environ = {name: environ[name] for name in _CONFIGURED if environ.get(name)}
         self.url = self._environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
         self._clients: dict[float, APIClient] = {}
+        self._version = ""
         self._lock = threading.Lock()
         self._facts: tuple[float, Mapping[str, Any]] | None = None
         self._missed = 0
@@ -223,7 +224,7 @@ class Engine:
                 made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
                 made.mount("http+docker://", made._custom_adapter)
                 made.trust_env = False  # no proxy leads to it, and each call would look for one
-            made._version = made._retrieve_server_version()
+            made._version = self._version or made._retrieve_server_version()
             if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
                 raise EngineUnavailable(
                     f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
@@ -232,6 +233,7 @@ class Engine:
         except BaseException:
             made.close()
             raise
+        self._version = made._version  # the next client need not wait for an answer
         return made
 
     def _miss(self) -> None:
