@@ -130,6 +130,7 @@ class Pump:
         self._selector.register(self._wakers[0], selectors.EVENT_READ)
         self._armed: dict[int, int] = {}
         self._listens = True
+        self._has_work = False
 
     def run(self) -> None:
         """Pump; ends the process."""
@@ -209,6 +210,7 @@ class Pump:
             if kind == GRANT:
                 self._granted += int.from_bytes(part, "big")
             elif kind == CHANNEL:
+                self._has_work = True
                 self._to_worker += part
                 self._feed()
 
@@ -224,7 +226,8 @@ class Pump:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Give a signal to every process of the container but this one."""
         self._told.append([signal.Signals(number).name, len(_others())])
-        _signal_all(number)
+        idle = number == signal.SIGTERM and not self._has_work  # a worker takes no signal before it has a job
+        _signal_all(signal.SIGKILL if idle else number)
         self._nudge_at = time.monotonic() + _NUDGE_SECONDS
 
     def _tick(self, now: float) -> None:

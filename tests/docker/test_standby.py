@@ -131,12 +131,13 @@ def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str
         jobs.nothing_is_left()
 
 
-def test_a_container_that_died_while_it_waited_is_passed_over(jobs: Jobs) -> None:
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
+def test_a_container_that_was_ended_while_it_waited_is_passed_over(jobs: Jobs, signal: str) -> None:
     jobs.run("1")
     [dead] = waiting(jobs)
     with jobs.engine.client() as client:
-        client.api.kill(dead)
-        client.api.wait(dead)
+        client.api.kill(dead, signal)
+        until(lambda: all(one["Id"][:12] != dead for one in client.api.containers()), "it has ended")
     job, events = jobs.run("print('here')")
     assert (job.status, text(events)) == (JobStatus.COMPLETED, "here\n")
     assert jobs.container_of(job) != dead

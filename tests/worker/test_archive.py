@@ -54,7 +54,8 @@ def test_what_site_packages_print_ahead_is_kept_for_the_job() -> None:
         "def say():\n    print('out'); print('err', file=sys.stderr); print('still out')\n    site.held = sys.stdout\n"
         "site.main = say\nsys.modules['site'] = site\n"
         "from nodetool_jupyter.worker import streams, warm_up\nwarm_up._run_site()\n"
-        "class Outlet:\n    got = []\n    def write(self, name, text): self.got.append((name, text))\n    def flush(self): pass\n"
+        "class Outlet:\n    got = []\n    def write(self, name, text): self.got.append((name, text))\n"
+        "    def flush(self): pass\n"
         "streams.claim(Outlet())\nprint('later', file=site.held, end='')\nassert sys.stdout is site.held\n"
         "sys.__stdout__.write(repr([(n, t) for n, t in Outlet.got if t.strip()]))"
     )
