@@ -20,7 +20,6 @@ import ctypes
 import errno
 import json
 import os
-import select
 import selectors
 import signal
 import socket
@@ -42,7 +41,6 @@ PART_BYTES = 1 << 10
 """What a part counts beside its bytes, for what a socket needs to hold a short one."""
 _FIRST_FREE = 64
 _CHUNK = 64 << 10
-_AT_ONCE_SECONDS = 0.05
 _MOST_WAITING = 1 << 20
 _DRAIN_SECONDS = 1.0
 _NUDGE_SECONDS = 0.05
@@ -78,15 +76,7 @@ def main(profile: str) -> None:
 
 def _preload() -> None:
     """Import what every job needs, once for both processes."""
-    from . import channel, process  # noqa: F401
-
-
-def _use_the_wait(channel: int) -> None:
-    """In a container that waits for a job; one that was made for a job has it at once."""
-    if not select.select([channel], [], [], _AT_ONCE_SECONDS)[0]:
-        from .warm_up import use_the_wait
-
-        use_the_wait(channel)
+    from . import channel, process, warm_up  # noqa: F401
 
 
 def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
@@ -102,8 +92,9 @@ def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
     asked = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = ["", *asked, *sys.path]  # as an interpreter has it
     from .main import main as work
+    from .warm_up import use_the_wait
 
-    work(3, meanwhile=_use_the_wait)
+    work(3, meanwhile=use_the_wait)
     raise AssertionError("a worker ends with its process")
 
 

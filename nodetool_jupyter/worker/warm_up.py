@@ -11,13 +11,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_AT_ONCE_SECONDS = 0.05
+
 
 def use_the_wait(channel: int) -> None:
-    """Step by step, until something arrives on the channel."""
+    """Do first what every job needs, while its parent hears that we are ready; then the rest if there is no job yet.
+
+    A container that was made for a job has it at once. Each further step is the last when something has arrived.
+    """
+    _run_site()
+    seconds = _AT_ONCE_SECONDS
     for step in _STEPS:
-        if select([channel], [], [], 0)[0]:
+        if select([channel], [], [], seconds)[0]:
             return
         step()
+        seconds = 0.0
 
 
 def _run_site() -> None:
@@ -45,4 +53,4 @@ def _import_cloudpickle() -> None:
     attempt(__import__, "cloudpickle")
 
 
-_STEPS: tuple[Callable[[], object], ...] = (_run_site, _touch, _import_rest, _import_cloudpickle)
+_STEPS: tuple[Callable[[], object], ...] = (_touch, _import_rest, _import_cloudpickle)

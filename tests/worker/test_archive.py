@@ -67,6 +67,7 @@ def test_what_is_done_ahead_ends_when_the_work_comes() -> None:
     code = (
         "import os\nfrom nodetool_jupyter.worker import warm_up\nread, write = os.pipe()\nsteps = []\n"
         "def first():\n    steps.append(1); os.write(write, b'x')\n"
-        "warm_up._STEPS = (first, lambda: steps.append(2))\nwarm_up.use_the_wait(read)\nprint(steps)"
+        "warm_up._run_site = lambda: None\nwarm_up._STEPS = (first, lambda: steps.append(2))\n"
+        "warm_up.use_the_wait(read)\nprint(steps)"
     )
     assert inside(code, bundle().data) == "[1]\n"
