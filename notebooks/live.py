@@ -178,6 +178,9 @@ def save(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ntj-") as data:
         os.environ.update(NODETOOL_NONINTERACTIVE="1", JUPYTER_DATA_DIR=data)
         Live(notebook, Terminal(), resources={"metadata": {"path": path.parent}}).execute()
+    for cell in notebook.cells:
+        if "no-saved-output" in cell.metadata.get("tags", ()):  # it tells of this machine
+            cell.outputs, cell.execution_count = [], None
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     path.write_text(without_this_machine(nbformat.writes(notebook)) + "\n")

@@ -187,6 +187,7 @@ function paint(parts, state) {
   parts.root.classList.toggle("ntj-folded", final);
   parts.root.setAttribute("aria-label", `Job ${state.title}`);
   say(parts.title, state.title);
+  parts.title.style.minWidth = `min(3em, ${state.title.length}ch)`;
   say(parts.meta, state.runner);
   parts.meta.title = state.isolation;
   parts.title.title = `Job ${state.job}`;

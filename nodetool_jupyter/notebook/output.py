@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from ..events import AnyEvent, ClearOutput, Display, Stream, StreamName
+from ..events import AnyEvent, ClearOutput, Display, JobUpdate, Stream, StreamName
+from ..following import ends
 from ..quantities import format_size
 from ..view import squash
 
@@ -21,7 +22,7 @@ class CellOutput:
 
     context: a copy of the cell's, which decides where IPython sends what another thread writes.
     max_bytes: text that is shown; pictures count a sixteenth. `again` shows anew what a cleared output
-    has to show first.
+    has to show first. `explain` says what is to be written when the job has ended, if anything.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class CellOutput:
         max_bytes: int,
         more: str,
         again: Callable[[], None] = lambda: None,
+        explain: Callable[[JobUpdate], str] = lambda last: "",
     ) -> None:
         self._context = context
         self._streams: dict[StreamName, TextIO] = {"stdout": sys.stdout, "stderr": sys.stderr}
@@ -40,14 +42,22 @@ class CellOutput:
         self._max_bytes = max_bytes
         self._more = more
         self._again = again
+        self._explain = explain
         self._clear_next = False
         self.at_line_start = True
 
     def publish(self, events: Sequence[AnyEvent]) -> Sequence[AnyEvent]:
         """Show these in order; what is too much for one turn comes back."""
         shown = condensed(events)
-        self._context.run(self._publish, shown[:_MOST_MESSAGES])
-        return shown[_MOST_MESSAGES:]
+        now, later = shown[:_MOST_MESSAGES], shown[_MOST_MESSAGES:]
+        self._context.run(self._publish, now)
+        last = events[-1] if events else None
+        if not isinstance(last, JobUpdate) or not ends(last):
+            return later
+        if later:
+            return [*later, last]
+        self._context.run(self._tell, self._explain(last))
+        return ()
 
     def _publish(self, shown: Sequence[_Shown]) -> None:
         for event in shown:
@@ -59,6 +69,12 @@ class CellOutput:
                 self._display(event)
         for stream in self._streams.values():
             stream.flush()
+
+    def _tell(self, why: str) -> None:
+        if why:
+            start = "" if self.at_line_start else "\n"
+            self._streams["stderr"].write(f"{start}{why}\n")
+            self._streams["stderr"].flush()
 
     def _clear(self, event: ClearOutput) -> None:
         if event.wait:

@@ -40,7 +40,7 @@ def present(
     session.tell_warnings()
     try:
         _name(session, handle, name)
-        canvas = show(session, handle, progress=progress, background=background)
+        canvas = show(session, handle, progress=progress, background=background, raises=raises)
     except BaseException:
         handle.cancel()
         raise

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, JobFailed
+from ..events import JobUpdate
+from ..jobs import JobStatus
 from ..view import View, begin
 from .faces import LastLine, NoFace, PlainLines, TerminalLine, TextInCell
 from .output import CellOutput, NoOutput
@@ -31,14 +33,18 @@ def show(
     *,
     progress: str,
     background: bool = False,
+    raises: bool = True,
     max_bytes: int | None = None,
     output: bool = True,
 ) -> Canvas:
-    """Give a job its place in the cell that runs now, and show there all that it does."""
+    """Give a job its place in the cell that runs now, and show there all that it does.
+
+    raises: whether the cell, if it still waits then, raises what the job ended with; else the output says it.
+    """
     context = contextvars.copy_context()
     job = handle.job
     first = begin(job, expected_seconds=session.expected_seconds(job))
-    place = _Place(session, handle, context, waiting=not background)
+    place = _Place(session, handle, context, waiting=not background, raises=raises)
     sink: Output = NoOutput()
     if output and (session.in_kernel or not background):
         sink = CellOutput(
@@ -47,6 +53,7 @@ def show(
             max_bytes=max_bytes or job.request.max_output_bytes,
             more=f"`%nodetool logs {'-1' if session.stable else job.id[:8]}` shows it.",
             again=place.again,
+            explain=place.explanation,
         )
     face = place.face(progress, first, sink)
     canvas = Canvas(session.painter, first, face, sink)
@@ -58,12 +65,15 @@ def show(
 class _Place:
     """Makes the face, and holds what its buttons need before the canvas is there."""
 
-    def __init__(self, session: Session, handle: JobHandle, context: contextvars.Context, *, waiting: bool) -> None:
+    def __init__(
+        self, session: Session, handle: JobHandle, context: contextvars.Context, *, waiting: bool, raises: bool
+    ) -> None:
         self.canvas: Canvas | None = None
         self._session = session
         self._handle = handle
         self._context = context
         self._waiting = waiting
+        self._raises = raises
         self._again: Any = None
 
     def face(self, progress: str, first: View, sink: Output) -> Face:
@@ -106,6 +116,13 @@ class _Place:
         """Show the face anew after the cell's output was cleared."""
         if self._again is not None:
             self._again()
+
+    def explanation(self, last: JobUpdate) -> str:
+        """Why the job failed, for a cell that no longer waits for it or must not fail; "" where the cell raises it."""
+        if last.status != JobStatus.FAILED or (self._waiting and self._raises):
+            return ""
+        lines = last.traceback.split("\n") if last.traceback and not self._session.stable else []
+        return "\n".join(JobFailed(last.job_id, last.message, traceback=lines)._render_traceback_())
 
     def _cancel(self) -> str:
         try:

@@ -63,6 +63,7 @@ class Supervised:
         self._nobody_since = math.inf
         self._killed_for = ""
         self._peak = 0
+        self._leader_peak = 0
         self._cpu_seconds = 0.0
         self._evidence = Evidence(0, 0, 0)
         self._next_watch = 0.0
@@ -89,7 +90,7 @@ class Supervised:
         """The leader was reaped; `status` is its exit code or the negative number of a signal."""
         self.alive = False
         self._status = _SHELLS - status if self._enclosed and status > _SHELLS else status
-        self._peak = max(self._peak, peak_bytes)
+        self._leader_peak = peak_bytes
         self._cpu_seconds = max(self._cpu_seconds, cpu_seconds)
         self._next_look = now
         self._began = now if self._began is None else self._began
@@ -154,10 +155,17 @@ class Supervised:
             "stuck": self.stuck,
             "reaped": len(self.seen.keys() | {self.pid}) if not self.stuck else 0,
             "oom_kills": self._evidence.oom_kills,
-            "peak_memory_bytes": self._peak,
+            "peak_memory_bytes": self._most_memory(),
             "refused_forks": self._evidence.refused_forks,
             "cpu_seconds": self._cpu_seconds,
         }
+
+    def _most_memory(self) -> int:
+        """Of two that say too much, the lower: a group counts files read, a leader what its warm parent pays for."""
+        counted = self._evidence.peak_bytes
+        if counted and self._evidence.oom_kills:
+            return counted
+        return max(self._peak, min(self._leader_peak, counted or self._leader_peak))
 
     def _signal(self, number: int, now: float, members: Members) -> None:
         """Interrupt the leader's group as a terminal does; terminate everybody."""
@@ -214,8 +222,6 @@ class Supervised:
             used = self.group.usage()
             self._cpu_seconds = max(self._cpu_seconds, used.cpu_seconds if used else 0)
             self._evidence = self.group.evidence()
-            if self._evidence.oom_kills:  # else it says too much: files that were read count in it
-                self._peak = max(self._peak, self._evidence.peak_bytes)
             if not self.group.remove() and now < self._nobody_since + STRAYS_SECONDS:
                 self._next_look = now + _RETRY_SECONDS
                 return

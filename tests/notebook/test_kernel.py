@@ -149,6 +149,12 @@ def test_background_output_stays_in_the_cell_that_started_it(kernel: Kernel, run
     kernel.value("one.wait(60); import os; os.unlink(path)")
 
 
+def test_why_a_background_job_failed_stands_in_the_cell_that_started_it(kernel: Kernel, runner: str) -> None:
+    started = kernel.start(f"%%nodetool -r {runner} -b --job failing\n'text' + 1")
+    later = kernel.start("failing.wait(60)\n'after' + 'wards'")
+    gather(kernel, {started: "JobFailed", later: "afterwards"})
+
+
 def test_what_a_background_job_brings_back_is_there_in_a_later_cell(kernel: Kernel) -> None:
     kernel.run("%%nodetool -r subprocess -b --out brought --job later\nbrought = [1, 2]")
     kernel.value("later.wait(60)")

@@ -63,9 +63,12 @@ def test_a_cell_fails_when_its_job_fails(shell: InteractiveShell, runner: str) -
     assert "nodetool_jupyter" not in shown
 
 
-def test_no_raise_does_not_fail(shell: InteractiveShell) -> None:
-    run(shell, "%%nodetool --no-raise\n1 / 0")
+def test_no_raise_does_not_fail_and_says_why(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%%nodetool --no-raise\nprint('before')\n1 / 0")
     assert shell.user_ns["_job"].status == "failed"
+    shown = capsys.readouterr()
+    assert shown.out.startswith("before\n")
+    assert shown.err == "\x1b[31mJobFailed\x1b[39m: ZeroDivisionError: division by zero\n"
 
 
 def test_magics_commands_and_await_work_in_a_job(

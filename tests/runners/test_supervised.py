@@ -131,19 +131,25 @@ def test_the_evidence_of_a_group_of_version_2_is_read(tmp_path: Path) -> None:
     assert group.usage() == cgroups.Usage(memory_bytes=2000, cpu_seconds=1.5)
 
 
-@pytest.mark.parametrize(("oom_kills", "peak_bytes"), [(1, 900), (0, 50)])
-def test_the_peak_of_a_death_for_memory_is_that_of_the_whole_group(
-    tmp_path: Path, oom_kills: int, peak_bytes: int
-) -> None:
+@pytest.mark.parametrize(
+    ("oom_kills", "leader", "told"),
+    [
+        pytest.param(1, 50, 900, id="of the whole group that was killed"),
+        pytest.param(1, 2000, 900, id="never above the limit that it was killed for"),
+        pytest.param(0, 50, 50, id="without the files that were read"),
+        pytest.param(0, 2000, 900, id="without what the warm parent pays for"),
+    ],
+)
+def test_the_peak_is_what_the_job_itself_took(tmp_path: Path, oom_kills: int, leader: int, told: int) -> None:
     group = cgroups.Group("nodetool-0-o-j", [cgroups.Hierarchy(2, frozenset({"memory"}), str(tmp_path))])
     [folder] = tmp_path.iterdir()
     (folder / "memory.events").write_text(f"oom_kill {oom_kills}\n")
     (folder / "memory.peak").write_text("900\n")
     made = Supervised("job", 1 << 22, group=group, watched={}, folder="/nowhere")
     made.starting = False
-    made.leader_ended(1, peak_bytes=50, cpu_seconds=0.0, now=100.0)
+    made.leader_ended(1, peak_bytes=leader, cpu_seconds=0.0, now=100.0)
     made.tick(100.0, set)
-    assert made.receipt()["peak_memory_bytes"] == peak_bytes
+    assert made.receipt()["peak_memory_bytes"] == told
 
 
 @pytest.mark.parametrize(
