@@ -55,7 +55,7 @@ def main(profile: str) -> None:
     """Fork the worker and pump until it has ended; never returns. Does nothing outside of a container."""
     if not in_container():
         sys.exit("it is not in a container of its own, and would signal every process of this machine")
-    _preload()
+    _preload(profile)
     if profile == "untrusted":
         from . import seccomp
 
@@ -74,9 +74,15 @@ def main(profile: str) -> None:
     Pump(child, channel, [read for read, _ in pipes]).run()
 
 
-def _preload() -> None:
-    """Import what every job needs, once for both processes."""
-    from . import channel, process, warm_up  # noqa: F401
+def _preload(profile: str) -> None:
+    """Import what a worker may need at its end: its code may leave no descriptor to open a file of the image's with."""
+    from . import channel, process, tracebacks, warm_up  # noqa: F401
+
+    if profile == "trusted":  # only then pickles come out, after the job's code
+        from . import pickled  # noqa: F401
+        from .execute import attempt
+
+        attempt(__import__, "cloudpickle")
 
 
 def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:

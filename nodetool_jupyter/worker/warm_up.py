@@ -45,12 +45,10 @@ def _touch() -> None:
     Cell("import sys\nfor n in range(2): f'{n}'\n1 + 1", "<warm>").run(namespace)
 
 
-def _import_rest() -> None:
-    from . import pickled, tracebacks  # noqa: F401
+def _import_pickles() -> None:
+    from . import pickled  # noqa: F401
 
-
-def _import_cloudpickle() -> None:
     attempt(__import__, "cloudpickle")
 
 
-_STEPS: tuple[Callable[[], object], ...] = (_touch, _import_rest, _import_cloudpickle)
+_STEPS: tuple[Callable[[], object], ...] = (_touch, _import_pickles)
