@@ -20,7 +20,6 @@ import ctypes
 import errno
 import json
 import os
-import select
 import selectors
 import signal
 import socket
@@ -37,12 +36,11 @@ if TYPE_CHECKING:
 
 PART = struct.Struct("!BI")
 CHANNEL, STDOUT, STDERR, NOTE, GRANT = range(5)
-ARCHIVE = 62
 WINDOW_BYTES = 96 << 10
 PART_BYTES = 1 << 10
 """What a part counts beside its bytes, for what a socket needs to hold a short one."""
+_FIRST_FREE = 64
 _CHUNK = 64 << 10
-_AT_ONCE_SECONDS = 0.05
 _MOST_WAITING = 1 << 20
 _DRAIN_SECONDS = 1.0
 _NUDGE_SECONDS = 0.05
@@ -77,20 +75,13 @@ def main(profile: str) -> None:
 
 
 def _preload(profile: str) -> None:
-    """Import what a worker may need: its code may close every descriptor, that of our archive among them."""
-    from . import cell, channel, pickled, process, tracebacks  # noqa: F401
-    from .execute import attempt
+    """Import what a worker may need at its end: its code may leave no descriptor to open a file of the image's with."""
+    from . import channel, process, tracebacks, warm_up  # noqa: F401
 
     if profile == "trusted":  # only then pickles come out, after the job's code
-        attempt(__import__, "cloudpickle")
-    compile("pass", "<warm>", "exec")
+        from . import pickled  # noqa: F401
+        from .execute import attempt
 
-
-def _use_the_wait(channel: int) -> None:
-    """Import in a container that waits for a job what takes as long as all the rest, and few jobs need."""
-    from .execute import attempt
-
-    if not select.select([channel], [], [], _AT_ONCE_SECONDS)[0]:
         attempt(__import__, "cloudpickle")
 
 
@@ -100,15 +91,16 @@ def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
     high = [os.dup2(descriptor, 32 + n, inheritable=False) for n, descriptor in enumerate(high)]
     for target, descriptor in enumerate(high):
         os.dup2(descriptor, target, inheritable=target < 3)
-    os.closerange(4, ARCHIVE)
+    os.closerange(4, _FIRST_FREE)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     sys.argv = [""]
     asked = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = ["", *asked, *sys.path[1:], sys.path[0]]  # as an interpreter has it, and our archive last
+    sys.path[:] = ["", *asked, *sys.path]  # as an interpreter has it
     from .main import main as work
+    from .warm_up import use_the_wait
 
-    work(3, meanwhile=_use_the_wait)
+    work(3, meanwhile=use_the_wait)
     raise AssertionError("a worker ends with its process")
 
 
@@ -135,6 +127,7 @@ class Pump:
         self._selector.register(self._wakers[0], selectors.EVENT_READ)
         self._armed: dict[int, int] = {}
         self._listens = True
+        self._has_work = False
 
     def run(self) -> None:
         """Pump; ends the process."""
@@ -214,6 +207,7 @@ class Pump:
             if kind == GRANT:
                 self._granted += int.from_bytes(part, "big")
             elif kind == CHANNEL:
+                self._has_work = True
                 self._to_worker += part
                 self._feed()
 
@@ -229,7 +223,8 @@ class Pump:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Give a signal to every process of the container but this one."""
         self._told.append([signal.Signals(number).name, len(_others())])
-        _signal_all(number)
+        idle = number == signal.SIGTERM and not self._has_work  # a worker takes no signal before it has a job
+        _signal_all(signal.SIGKILL if idle else number)
         self._nudge_at = time.monotonic() + _NUDGE_SECONDS
 
     def _tick(self, now: float) -> None:

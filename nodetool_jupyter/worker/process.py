@@ -14,13 +14,12 @@ from _signal import pthread_sigmask  # type: ignore[import-not-found]  # what it
 from _thread import start_new_thread
 from time import sleep
 
-from . import HELD_SIGNALS, display, figures, logs, progress, shell, sources
+from . import HELD_SIGNALS, display, figures, logs, progress, shell, sources, streams
 from .cell import run_cell
 from .current import Inside, claim_process, current
 from .execute import Cell, attempt_all, is_plain_exit, run_on_a_loop
 from .imports import when_imported
 from .inside import save_all
-from .streams import JobStream
 from .transfer import Fed, Packer, unpack
 
 TYPE_CHECKING = False
@@ -173,8 +172,7 @@ _kept: list[ModuleType] = []
 
 
 def _claim_streams(channel: Channel) -> None:
-    sys.stdout = JobStream("stdout", channel, 1)
-    sys.stderr = JobStream("stderr", channel, 2)
+    streams.claim(channel)
     faulthandler.enable(2)
 
 

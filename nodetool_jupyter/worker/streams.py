@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 import io
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from .current import Outlet
+    from .current import Outlet, Report
 
 
 class JobStream(io.TextIOBase):
@@ -27,6 +28,10 @@ class JobStream(io.TextIOBase):
         self._outlet = outlet
         self._descriptor = descriptor
         self.buffer = _JobBytes(self)
+
+    def redirect(self, outlet: Outlet) -> None:
+        """Hand on to another outlet from now on."""
+        self._outlet = outlet
 
     def write(self, text: str, /) -> int:
         """Hand text on; how many characters."""
@@ -93,3 +98,46 @@ class _JobBytes(io.BufferedIOBase):
     def fileno(self) -> int:
         """The descriptor that C code and child processes write to."""
         return self._stream.fileno()
+
+
+class _Kept:
+    """Keeps what is written to the two streams before there is a job; the outlet until then."""
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, str]] = []
+        self.streams = JobStream("stdout", self, 1), JobStream("stderr", self, 2)
+
+    def write(self, name: str, text: str) -> None:
+        self.texts.append((name, text))
+
+    def emit(self, report: Report, body: object = None) -> None:
+        return
+
+    def flush(self) -> None:
+        return
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> None:
+        return
+
+
+_kept: _Kept | None = None
+
+
+def keep() -> None:
+    """Have `sys.stdout` and `sys.stderr` of a job to come; what is written to them waits for it."""
+    global _kept
+    _kept = _Kept()
+    sys.stdout, sys.stderr = _kept.streams
+
+
+def claim(outlet: Outlet) -> None:
+    """Send what is written to `sys.stdout` and `sys.stderr` here from now on, and what was kept."""
+    global _kept
+    if _kept is None:
+        sys.stdout, sys.stderr = JobStream("stdout", outlet, 1), JobStream("stderr", outlet, 2)
+        return
+    for stream in _kept.streams:
+        stream.redirect(outlet)
+    for name, text in _kept.texts:
+        outlet.write(name, text)
+    _kept = None

@@ -10,6 +10,8 @@ import pytest
 
 from nodetool_jupyter.events import Isolation
 from nodetool_jupyter.jobs import Profile, ResourceLimits
+from nodetool_jupyter.runners.docker import engine as engine_calls
+from nodetool_jupyter.runners.docker import ladder, runner
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
 from tests.docker.faulty import SLEEPS, Jobs, containers, eventually_empty, held, jobs_on
 from tests.docker.proxy import Proxy
@@ -47,6 +49,14 @@ def broken(faulty_engine: Engine) -> Iterator[Engine]:
     faulty_engine.start()
     faulty_engine.thaw()
     eventually_empty(faulty_engine)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that answers nothing is given up sooner, so that a test needs no half a minute for it."""
+    monkeypatch.setattr(engine_calls, "CHECK_SECONDS", 1.0)
+    for module in (ladder, runner):
+        monkeypatch.setattr(module, "UNKILLABLE_SECONDS", 2.0)
 
 
 @pytest.fixture
@@ -96,12 +106,14 @@ def test_a_container_that_waited_in_an_engine_that_was_restarted_gets_no_job(
 ) -> None:
     with jobs_on(broken.url, environ, standby=tmp_path) as jobs:
         assert jobs.outcome(jobs.submit("1")) == "completed"
-        until(lambda: containers(broken), "a container waits")
+        pool = jobs.manager.runner("docker")._pool  # type: ignore[attr-defined]
+        until(lambda: pool._waiting, "a container waits")  # one that still starts takes no SIGTERM
         broken.restart()
         eventually_empty(broken)
         assert jobs.outcome(jobs.submit("2")) == "completed"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(doomed: Jobs, broken: Engine) -> None:
     job = doomed.up()
     broken.freeze()
@@ -120,6 +132,7 @@ def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(doomed: Jobs, br
     eventually_empty(broken)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_after_the_thaw(
     broken: Engine, environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -142,6 +155,7 @@ def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_afte
 
 
 @pytest.mark.parametrize("fault", [Engine.kill, Engine.freeze], ids=["dead", "frozen"])
+@pytest.mark.usefixtures("impatient")
 def test_a_manager_that_closes_without_its_engine_has_its_containers_removed_later(
     broken: Engine, environ: dict[str, str], fault: Callable[[Engine], None]
 ) -> None:

@@ -131,11 +131,12 @@ def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str
         jobs.nothing_is_left()
 
 
-def test_a_container_that_died_while_it_waited_is_passed_over(jobs: Jobs) -> None:
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
+def test_a_container_that_was_ended_while_it_waited_is_passed_over(jobs: Jobs, signal: str) -> None:
     jobs.run("1")
     [dead] = waiting(jobs)
     with jobs.engine.client() as client:
-        client.api.kill(dead)
+        client.api.kill(dead, signal)
     until(lambda: dead not in {one[:12] for one in jobs.containers()}, "it is removed")
     job, events = jobs.run("print('here')")
     assert (job.status, text(events)) == (JobStatus.COMPLETED, "here\n")

@@ -121,7 +121,8 @@ def test_nothing_of_an_engine_is_left_even_when_a_test_left_it_frozen():
         with engine.client() as client:
             images.load(client, variants=False)
             network = client.networks.create("own", options={"com.docker.network.bridge.name": "ntj-own"})
-            client.containers.run(images.IMAGE, ["sleep", "infinity"], network=network.name, detach=True)
+            command = ["sleep", "infinity"]
+            client.containers.run(images.IMAGE, command, network=network.name, detach=True, stop_signal="SIGKILL")
         assert "ntj-own" in os.listdir("/sys/class/net")
         assert all(engine.leftovers().values())
         engine.freeze()

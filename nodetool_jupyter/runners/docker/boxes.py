@@ -12,7 +12,7 @@ from ...jobs import Profile
 from ..base import WorkerNotStarted
 from .attach import Parts, hang_up
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
-from .handshake import CALLED_OFF, handshake
+from .handshake import CALLED_OFF, handshake, send_ahead
 from .lines import Line
 from .spec import ContainerSpec, differences, update_fields
 
@@ -73,9 +73,10 @@ def open_box(
         lacking = audit(engine, created["Id"], spec, profile=profile, asked=asked, warnings=warnings)
         _go_on(stop)
         connection = engine.ask(lambda client: _attach(client, created["Id"]), seconds=LONG_SECONDS)
+        unsent = send_ahead(connection)
         engine.ask(lambda client: client.start(created["Id"]), seconds=LONG_SECONDS)
         with stop.closing(_HangUp(connection)):
-            python, parts = handshake(connection, stop)
+            python, parts = handshake(connection, unsent, stop)
     except BaseException as error:
         if connection is not None:
             _end(connection)

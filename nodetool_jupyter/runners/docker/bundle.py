@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import marshal
-import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from ... import worker
-from ...worker.container import ARCHIVE
 
 _PACKAGE = Path(worker.__file__).parent.parent
 _HOST_ONLY = frozenset(
     [
+        "archive",
         "boot",
         "census",
         "cgroups",
@@ -32,12 +31,12 @@ _HOST_ONLY = frozenset(
         "zygote",
     ]
 )
-_UNCHECKED_HASH = (1).to_bytes(4, "little")
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
-_MOUNTED = f"/proc/self/fd/{ARCHIVE}"
+_FOLDER = f"/{_PACKAGE.name}"
+"""Where frames are ours; no such folder is there."""
+_OLD_FORMAT = 2  # of `marshal`: the same in every version
 
-_PROGRAM = f"""\
-import os,sys
+_PROGRAM = """\
+import marshal,os,sys
 if sys.version_info<(3,11)or sys.implementation.name!='cpython':
  sys.exit('it is %s %s'%(sys.implementation.name,sys.version.split()[0]))
 def read(n):
@@ -47,17 +46,14 @@ def read(n):
   if not d:os._exit(0)
   b+=d
  return b
-f=os.memfd_create('nodetool')
-os.dup2(f,{ARCHIVE},False)
-os.close(f)
-b=read(int.from_bytes(read(4),'big'))
-while b:b=b[os.write({ARCHIVE},b):]
-sys.path.insert(0,'{_MOUNTED}')
+archive,*modules=marshal.loads(read(int.from_bytes(read(4),'big')))
+exec(compile(archive,'/nodetool_jupyter/worker/archive.py','exec',0,True))
+install(*modules)
 from nodetool_jupyter.worker.container import main
 main(sys.argv[1])
 """
 # under this name its frames are left out where ours are
-LOADER = f"exec(compile({_PROGRAM!r}, '/nodetool_jupyter/worker/loader', 'exec'))"
+LOADER = f"exec(compile({_PROGRAM!r}, '{_FOLDER}/worker/loader', 'exec'))"
 
 
 class Bundle(NamedTuple):
@@ -69,33 +65,40 @@ class Bundle(NamedTuple):
 
 @lru_cache(maxsize=1)
 def bundle() -> Bundle:
-    """The worker, `cloudpickle` and the in-job helpers, as source and as this Python's byte code.
+    """The worker, `cloudpickle` and the in-job helpers, as this Python's byte code and as source for any other's.
 
-    An interpreter of another version passes over the byte code, which it can tell by its number.
+    All of it is small enough for a connection to take before anybody reads it.
     """
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for name, source in _sources():
-            archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), source)
-            archive.writestr(zipfile.ZipInfo(f"{name}c", _LONG_AGO), _byte_code(name, source))
-    data = target.getvalue()
+    sources = dict(_sources())
+    compiled = {
+        name: (file, package, marshal.dumps(compile(code, file, "exec", dont_inherit=True)))
+        for name, (file, package, code) in sources.items()
+    }
+    archive = (_PACKAGE / "worker" / "archive.py").read_bytes()
+    parts = (archive, importlib.util.MAGIC_NUMBER, _packed(compiled), _packed(sources))
+    data = marshal.dumps(parts, _OLD_FORMAT)
     return Bundle(len(data).to_bytes(4, "big") + data, hashlib.sha256(data).hexdigest())
 
 
-def _sources() -> Iterator[tuple[str, bytes]]:
-    name = _PACKAGE.name
+def _packed(modules: dict[str, tuple[str, bool, bytes]]) -> bytes:
+    return zlib.compress(marshal.dumps(modules, _OLD_FORMAT), 9)
+
+
+def _sources() -> Iterator[tuple[str, tuple[str, bool, bytes]]]:
+    """By the name of the module: the name of its file in tracebacks, whether it is a package, its text."""
+    package = _PACKAGE.name
     for path in (_PACKAGE / "__init__.py", _PACKAGE / "errors.py"):
-        yield f"{name}/{path.name}", path.read_bytes()
+        yield _entry(package, path, _FOLDER)
     for path in sorted((_PACKAGE / "worker").glob("*.py")):
         if path.stem not in _HOST_ONLY:
-            yield f"{name}/worker/{path.name}", path.read_bytes()
+            yield _entry(f"{package}.worker", path, f"{_FOLDER}/worker")
     import cloudpickle  # type: ignore[import-untyped]  # it has no types
 
     for path in sorted(Path(cloudpickle.__file__).parent.glob("*.py")):
-        yield f"cloudpickle/{path.name}", path.read_bytes()
+        yield _entry("cloudpickle", path, "/cloudpickle")
 
 
-def _byte_code(name: str, source: bytes) -> bytes:
-    code = compile(source, f"{_MOUNTED}/{name}", "exec", dont_inherit=True)
-    mark = importlib.util.source_hash(source)
-    return importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + mark + marshal.dumps(code)
+def _entry(package: str, path: Path, folder: str) -> tuple[str, tuple[str, bool, bytes]]:
+    is_package = path.stem == "__init__"
+    name = package if is_package else f"{package}.{path.stem}"
+    return name, (f"{folder}/{path.name}", is_package, path.read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ _OLDEST_API = (1, 41)
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
+_HEAD_BYTES = 1 << 10
 _ELSEWHERE = (
     "Start Docker, set DOCKER_HOST to where it listens, or choose another --runner; "
     "the job was not moved to another runner"
@@ -82,6 +84,7 @@ class Engine:
         self._endpoint = endpoint(environ)
         self.url = self._endpoint.url
         self._clients: dict[float, APIClient] = {}
+        self._version = ""
         self._lock = threading.Lock()
         self._facts: tuple[float, Mapping[str, Any]] | None = None
         self._missed = 0
@@ -110,13 +113,18 @@ class Engine:
         found = self._facts
         if found is not None and time.monotonic() - found[0] < _FACTS_SECONDS:
             if time.monotonic() - self._heard > _HEARD_SECONDS:
-                self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
+                self.ping()
             return found[1]
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
         facts: Mapping[str, Any] = self.ask(lambda client: client.info(), seconds=CHECK_SECONDS)
         self._facts = time.monotonic(), facts
         return facts
+
+    def ping(self) -> None:
+        """See that it takes a new call now. Raises `EngineUnavailable`, `EngineRefused`."""
+        path = self.local_socket
+        self.ask(lambda client: _ping(path) if path else client.ping(), seconds=CHECK_SECONDS)
 
     def forget(self) -> None:
         """Ask anew what it is: it may be another by now."""
@@ -213,7 +221,7 @@ class Engine:
                 made.get_adapter(made.base_url).close()
                 made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
                 made.mount("http+docker://", made._custom_adapter)
-            made._version = made._retrieve_server_version()
+            made._version = self._version or made._retrieve_server_version()
             if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
                 raise EngineUnavailable(
                     f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
@@ -222,6 +230,7 @@ class Engine:
         except BaseException:
             made.close()
             raise
+        self._version = made._version  # the next client need not wait for an answer
         return made
 
     def _miss(self) -> None:
@@ -238,3 +247,14 @@ class Engine:
         if "timed out" in str(error):
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
         return EngineUnavailable(f"no engine answers at {self.url}: {why(error)}")
+
+
+def _ping(path: str) -> None:
+    """What `client.ping` does, at a fifth of the cost: every job asks that."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(CHECK_SECONDS)
+        connection.connect(path)
+        connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head = connection.recv(_HEAD_BYTES).partition(b"\r\n")[0]
+    if b" 200 " not in head + b" ":
+        raise ConnectionError(f"it answered {head.decode('ascii', 'replace')!r}")

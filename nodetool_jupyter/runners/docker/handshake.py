@@ -35,13 +35,23 @@ _OFFICIAL = "Try --image with an official Python image."
 _NO_WORKER = f"The image's python3 wrote what no worker writes. {_OFFICIAL}"
 
 
-def handshake(connection: socket.socket, stop: CallOff) -> tuple[str, Parts]:
-    """The version of the worker's Python, and the state of the stream, which does not block any more. Blocks itself.
+def send_ahead(connection: socket.socket) -> memoryview:
+    """Send as much of the archive as the connection takes before its container starts; what is left of it.
 
-    Raises `WorkerNotStarted`.
+    Nothing can come out yet. From now on the stream does not block any more.
     """
     connection.setblocking(False)
     unsent = memoryview(bundle().data)
+    while unsent and (left := _send(connection, unsent)).nbytes < unsent.nbytes:
+        unsent = left
+    return unsent
+
+
+def handshake(connection: socket.socket, unsent: memoryview, stop: CallOff) -> tuple[str, Parts]:
+    """The version of the worker's Python, and the state of the stream; sends what is left of the archive. Blocks.
+
+    Raises `WorkerNotStarted`.
+    """
     greeting = _Greeting()
     deadline = time.monotonic() + READY_SECONDS
     while (left := deadline - time.monotonic()) > 0:

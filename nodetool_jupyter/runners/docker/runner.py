@@ -340,7 +340,7 @@ class DockerRunner:
         """Whether the engine has nothing of ours any more."""
         if self._heir.announced:
             try:
-                self.engine.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
+                self.engine.ping()
             except (EngineUnavailable, EngineRefused):
                 self.engine.give_up()
         self._executor.shutdown(wait=True)

@@ -47,7 +47,7 @@ class Watch:
         An engine that is ending takes none, long before its connections end.
         """
         try:
-            self._engine.ask(self._ping, seconds=CHECK_SECONDS)
+            self._engine.ping()
         except (EngineUnavailable, EngineRefused):
             return False
         with self._lock:
@@ -66,7 +66,8 @@ class Watch:
             self._forget(line)
 
     def _open(self, client: Any) -> Line:
-        line = self._new_line(client, "/events", {"filters": f'{{"label":["{self._label}"]}}'})
+        filters = {"filters": f'{{"label":["{self._label}"]}}'}
+        line = Line(client, "GET", "/events", params=filters, seconds=CHECK_SECONDS)
         try:
             line.open()
         except BaseException:
@@ -74,16 +75,6 @@ class Watch:
             raise
         line.stream.setblocking(False)
         return line
-
-    def _ping(self, client: Any) -> None:
-        line = self._new_line(client, "/_ping", {})
-        try:
-            line.open()
-        finally:
-            line.end()
-
-    def _new_line(self, client: Any, path: str, params: dict[str, str]) -> Line:
-        return Line(client, "GET", path, params=params, seconds=CHECK_SECONDS)
 
     def _listen(self, line: Line) -> None:
         if line is self._line:
