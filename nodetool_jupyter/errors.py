@@ -143,7 +143,7 @@ class JobNotFound(NodetoolError, LookupError):
         else:
             super().__init__(
                 f"There is no job {wanted!r}. `%nodetool jobs` lists the ones that are known; give the beginning of an "
-                "id, a name that only one of them has, or -1 for the last one."
+                "id, a name, or -1 for the last one."
             )
 
 

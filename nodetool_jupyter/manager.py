@@ -132,7 +132,7 @@ class JobExecutionManager:
             return stopped
         job = self.get(job_id)
         if not job.status.final and job.owner != self.owner.id:
-            raise InvalidRequest(f"Job {job_id} runs in another kernel. Cancel it there.")
+            raise InvalidRequest(f"Job {job_id[:8]} runs in {self._kernel_of(job)}. Cancel it there, or end it.")
         return False
 
     def feed(self, job_id: str, name: str, value: object) -> bool:
@@ -145,13 +145,21 @@ class JobExecutionManager:
         if job.status.final:
             return False
         if job.owner != self.owner.id:
-            raise InvalidRequest(f"Job {job_id} runs in another kernel. Send it values there.")
+            raise InvalidRequest(f"Job {job_id[:8]} runs in {self._kernel_of(job)}. Send it values there.")
         runner = self.runner(job.request.runner)
         if runner.shares_namespace:
             return self._running().feed(job_id, Value(name, "object", type(value).__name__, body=value))
         most, other = job.request.max_transfer_bytes, runner.speaks_other(job.request)
         fields, buffers = encode_input(name, value, max_bytes=most, other_python=other)
         return self._running().feed(job_id, Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
+
+    def _kernel_of(self, job: Job) -> str:
+        """Which kernel another one's job is in, as a person can find it."""
+        owner = next((one for one in self.store.owners() if one.id == job.owner), None)
+        if owner is None:
+            return "another kernel"
+        where = f" on {owner.host}" if owner.host != self.owner.host else ""
+        return f"another kernel (process {owner.pid}{where})"
 
     def get(self, job_id: str) -> Job:
         """The job as it is stored. Raises `JobNotFound`."""
@@ -164,7 +172,8 @@ class JobExecutionManager:
     def resolve(self, text: str) -> Job:
         """The job with this id, this beginning of an id, or this name; or `-1` (the last), `-2`, ….
 
-        A name is looked for among the newest jobs. Raises `JobNotFound`, also when several fit.
+        A name is looked for among the newest jobs, and means the one that has not ended, else the newest.
+        Raises `JobNotFound`, also when several fit.
         """
         if text.startswith("-") and text[1:].isdigit() and int(text) < 0:
             back = -int(text)
@@ -176,11 +185,13 @@ class JobExecutionManager:
         if exact := [job for job in matches if job.id == text]:
             return exact[0]
         named = [job for job in self.find(limit=_MOST_NAMED) if text and job.request.name == text]
-        found = {job.id: job for job in [*matches, *named]}
+        going_on = [job for job in named if not job.status.final]
+        found = {job.id: job for job in [*matches, *(going_on or named[:1])]}
         if not found and text:
             return self.get(text)  # says what is wrong with a job that can't be read
         if len(found) != 1:
-            raise JobNotFound(text, list(found))
+            letters = max(8, len(text) + 4)
+            raise JobNotFound(text, [f"{job.id[:letters]} ({job.status.value})" for job in found.values()])
         return next(iter(found.values()))
 
     def find(

@@ -16,6 +16,8 @@ from .session import Session
 _IDENTIFIER = "nodetool"
 _BEFORE_OTHERS = 1000.0
 _OURS = re.compile(r"%%?nodetool\s")
+_PLAIN = re.compile(r"[\w.-]+")
+_MOST_JOBS = 20
 _WORD_END = re.compile(r"[\s=,]")
 VERBS = ("jobs", "status", "logs", "attach", "wait", "result", "cancel", "rerun", "config", "prune", "doctor")
 _OF_ONE_JOB = {"status", "logs", "attach", "wait", "result", "cancel", "rerun"}
@@ -73,7 +75,7 @@ def _after_verb(session: Session, before: list[str], symbol: str) -> list[str]:
             else list(VALUES.get(f"--{before[1]}", RUNNERS if before[1] == "runner" else ()))
         )
     own = {"jobs": ["--label"], "logs": ["-f"], "cancel": ["--all"], "prune": ["--older-than"]}.get(verb, [])
-    jobs = _jobs(session) if verb in _OF_ONE_JOB and len(before) == 1 else []
+    jobs = _jobs(session, open_only=verb == "cancel") if verb in _OF_ONE_JOB and len(before) == 1 else []
     return [*own, *jobs, *(_option_or_value(session, before, symbol) if verb == "rerun" and len(before) > 1 else [])]
 
 
@@ -106,7 +108,10 @@ def _variables(session: Session) -> list[str]:
     return [name for name in shell.user_ns if not name.startswith("_") and name not in shell.user_ns_hidden]
 
 
-def _jobs(session: Session) -> list[str]:
+def _jobs(session: Session, *, open_only: bool) -> list[str]:
+    """Beginnings of ids and names of the newest jobs, or of those that can still be stopped."""
     if not session.has_run:
         return ["-1"]
-    return ["-1", *(job.id[:8] for job in session.manager.find(limit=20))]
+    jobs = [job for job in session.manager.find(limit=_MOST_JOBS) if not (open_only and job.status.final)]
+    names = {job.request.name for job in jobs if _PLAIN.fullmatch(job.request.name)}
+    return ["-1", *(job.id[:8] for job in jobs), *names]

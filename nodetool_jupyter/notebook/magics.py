@@ -96,7 +96,8 @@ class NodetoolMagics(Magics):
         %nodetool doctor                      what works here, and what each runner can hold
         %nodetool doctor --image REF          CUDA, cuDNN and frameworks of an image, beside the driver's
 
-        ID is the beginning of an id, or a name that one job alone has, or -1 for the last job, -2 for the one before.
+        ID is the beginning of an id, or a name (of the job that runs, else the newest), or -1 for the
+        last job, -2 for the one before.
         """
         from . import verbs
 

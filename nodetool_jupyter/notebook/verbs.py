@@ -125,7 +125,7 @@ def _logs(session: Session, words: list[str]) -> None:
     follow, rest = _flag(words, "-f", "--follow")
     handle = _one(session, "logs", rest)
     if not follow:
-        print(handle.logs(), end="")
+        print(handle.logs() or f"The job wrote nothing{'' if handle.done() else ' so far'}.\n", end="")
         return
     canvas = show(session, handle, progress="none", max_bytes=_ALL_OF_LOG)
     with leaving(handle, then=canvas.abandon):
@@ -248,7 +248,7 @@ def _prune(session: Session, words: list[str]) -> None:
     assets = data_dir() / "nodetool" / "assets" if manager.settings.database_url else None
     gone = prune(
         manager.store,
-        parse_duration(older, "--older-than"),
+        0.0 if older in ("0", "0s") else parse_duration(older, "--older-than"),
         user=manager.owner.user,
         assets=assets,
         sweepers=[runner for runner in manager.runners.values() if isinstance(runner, Sweeper)],

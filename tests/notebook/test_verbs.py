@@ -37,19 +37,15 @@ def test_a_list_of_jobs_that_is_cut_says_so(
     assert listed.splitlines()[-1].startswith("These are the newest 2. There are older ones")
 
 
-def test_a_job_is_found_by_its_name_where_no_other_has_it(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cell(shell, "--name train")
+def test_a_job_is_found_by_its_name(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    cell(shell, "--name train", "print('old')")
     cell(shell, "--name 'two words'")
     assert shown(shell, capsys, "%nodetool status train").startswith("✔ train")
     assert shown(shell, capsys, "%nodetool status 'two words'").startswith("✔ two words")
-    cell(shell, "--name train")
-    ids = [job.id for job in current().manager.find() if job.request.name == "train"]
-    said = refused(shell, "%nodetool status train")
-    assert "Several jobs fit 'train'" in said
-    assert all(job_id in said for job_id in ids)
-    assert "a name that only one of them has" in refused(shell, "%nodetool status trai")
+    cell(shell, "--name train", "print('new')")
+    assert shown(shell, capsys, "%nodetool logs train") == "new\n"
+    assert shown(shell, capsys, "%nodetool logs 'two words'") == "The job wrote nothing.\n"
+    assert "the beginning of an id, a name, or -1" in refused(shell, "%nodetool status trai")
 
 
 def test_a_name_is_not_taken_for_the_beginning_of_another_jobs_id(shell: InteractiveShell) -> None:
