@@ -14,7 +14,8 @@ from typing import Any
 
 from nodetool_jupyter import CodeWork, JobExecutionManager, JobRequest, JobStatus
 from nodetool_jupyter.config import Settings, job_environment
-from nodetool_jupyter.events import AnyEvent, Isolation, JobUpdate, LogUpdate
+from nodetool_jupyter.events import AnyEvent, Isolation, LogUpdate
+from nodetool_jupyter.following import ends
 from nodetool_jupyter.runners.base import Parcel
 from tests.benchmarks.measure import median_seconds
 
@@ -85,7 +86,7 @@ def events_per_second(
     start = time.perf_counter()
     submitted = running.submit(*work(code.format(count), runner))
     unsubscribe = running.subscribe(submitted.id, seen.extend)
-    while busy and not (seen and isinstance(seen[-1], JobUpdate) and JobStatus(seen[-1].status).final):
+    while busy and not any(map(ends, seen[-1:])):
         sum(range(100))
     running.wait(submitted.id, timeout=120)
     taken = time.perf_counter() - start
