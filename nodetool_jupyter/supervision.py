@@ -244,6 +244,9 @@ class Supervision:
     def _save(self, part: FilePart) -> None:
         if self._redaction is not None:
             part = msgspec.structs.replace(part, name=self._redaction.text(part.name))
+        if part.given_up:
+            self._assets.give_up(part.name)
+            return
         try:
             path = self._assets.write(part.name, part.body or b"", last=part.last)
         except (InvalidRequest, OSError) as error:
