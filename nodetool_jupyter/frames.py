@@ -47,11 +47,12 @@ class Value(Struct, frozen=True, tag="value", tag_field="type"):
 
 
 class FilePart(Struct, frozen=True, tag="file", tag_field="type"):
-    """A piece of a file that the job saved, in order; `last` closes it."""
+    """A piece of a file that the job saved, in order; `last` closes it. `given_up`: what came of it is no file."""
 
     name: str
     last: bool = False
     body: Any = None
+    given_up: bool = False
 
 
 class Returned(Struct, frozen=True, tag="returned", tag_field="type"):

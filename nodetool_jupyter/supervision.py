@@ -19,6 +19,7 @@ from .errors import InvalidRequest, ProtocolError
 from .frames import FilePart, Raised, Ready, Report, Returned, Shown, Value
 from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
+from .redaction import redaction
 from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
 from .screening import Screen, plain
 from .stores.base import Change
@@ -71,6 +72,7 @@ class Supervision:
         self._started: float | None = None
         untrusted = job.request.profile is Profile.UNTRUSTED
         self._screen = Screen(job.id, max_bytes=job.request.max_transfer_bytes) if untrusted else list
+        self._redaction = redaction(parcel.secrets.values())
         self._log = KeptLog(job.request.max_log_bytes, max_events=_UNTRUSTED_EVENTS if untrusted else None)
         self._unwritten: list[ev.AnyEvent] = []
         self._written_version = job.version
@@ -240,6 +242,11 @@ class Supervision:
         self._log.add(event)
 
     def _save(self, part: FilePart) -> None:
+        if self._redaction is not None:
+            part = msgspec.structs.replace(part, name=self._redaction.text(part.name))
+        if part.given_up:
+            self._assets.give_up(part.name)
+            return
         try:
             path = self._assets.write(part.name, part.body or b"", last=part.last)
         except (InvalidRequest, OSError) as error:
@@ -262,6 +269,8 @@ class Supervision:
     def _finish(self, found: Verdict) -> None:
         duration = time.monotonic() - self._started if self._started is not None else None
         message = plain(found.message)  # it may quote what a job wrote last, or an image that could not start
+        if self._redaction is not None:
+            message = self._redaction.text(message)
         job = advance(
             self.job,
             found.status,
@@ -286,6 +295,8 @@ class Supervision:
     def _commit(self, job: Job, events: Sequence[ev.AnyEvent]) -> None:
         """Number the events and put them on record with the next flush: what happens at once is stored at once."""
         now = time.time()
+        if self._redaction is not None:
+            events = self._redaction(events)
         self._unwritten += ev.stamped(events, job.id, job.last_seq + 1, now)
         self.job = msgspec.structs.replace(job, last_seq=job.last_seq + len(events))
         if job.status.final:

@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     "view": 1,
     "assets": 2, "housekeeping": 2, "runners": 2, "sandbox": 2, "stores": 2,
     "admission": 3, "engine": 3, "feed": 3, "keeper": 3, "kept": 3, "following": 3, "ledger": 3,
-    "loop": 3, "manager": 3, "screening": 3, "supervision": 3, "testing": 3,
+    "loop": 3, "manager": 3, "redaction": 3, "screening": 3, "supervision": 3, "testing": 3,
     "cli": 4, "notebook": 4, "server": 4,
 }  # fmt: skip
 """The floor of each module or package at the top level."""

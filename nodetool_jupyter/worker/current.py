@@ -37,12 +37,15 @@ class Inside:
     file mask before and after it changed it, and what gives it a folder for temporary files.
     fed: what was sent to the job while it runs, by name; called for the value.
     handed_over: names of values that `output` has sent back already.
+    max_bytes: what its files may have altogether; saved_bytes: what those have that it brought back.
     open: false as soon as the job has ended; what its threads still write then goes where the process writes.
     """
 
-    def __init__(self, outlet: Outlet, pack: Pack) -> None:
+    def __init__(self, outlet: Outlet, pack: Pack, *, max_bytes: int) -> None:
         self.outlet = outlet
         self.pack = pack
+        self.max_bytes = max_bytes
+        self.saved_bytes = 0
         self.open = True
         self.cancelled = False
         self.bars: dict[str, Any] = {}

@@ -8,7 +8,9 @@ from .current import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, BinaryIO, TypeVar
+
+    from .current import Inside
 
     T = TypeVar("T")
     P = TypeVar("P", str, os.PathLike[str])
@@ -55,27 +57,73 @@ def cancelled() -> bool:
     return inside is not None and inside.cancelled
 
 
+class FileTooLarge(ValueError):
+    """A file of more bytes than the job may bring back."""
+
+    def __init__(self, name: str, size: int, most: int, saved: int) -> None:
+        from .values import size_text
+
+        used = f", of which {size_text(saved)} are used" if saved else ""
+        super().__init__(
+            f"File {name!r} ({size_text(size)}) can't come back from the job: the files that it saves may have "
+            f"{size_text(most)} altogether{used}. Raise --max-transfer, or save less."
+        )
+
+
 def save_all(pattern: str) -> None:
-    """Bring every file back that fits a pattern such as `out/*.csv` or `**/*.png`."""
+    """Bring every file back that fits a pattern such as `out/*.csv` or `**/*.png`; one that can't come is told."""
     from glob import glob
 
     for path in sorted(glob(pattern, recursive=True)):
-        if os.path.isfile(path):
-            save(path)
+        try:
+            if os.path.isfile(path):
+                save(path)
+        except FileTooLarge as error:
+            _warn(str(error))
+        except OSError as error:
+            _warn(f"File {os.path.basename(path)!r} can't come back from the job: {error}.")
+
+
+def _warn(sentence: str) -> None:
+    inside = current()
+    if inside is not None:
+        inside.outlet.emit({"type": "notification", "content": sentence, "severity": "warning"})
 
 
 def save(path: P) -> P:
-    """Bring a file back from the job, under the last part of its name. Returns the path."""
+    """Bring a file back from the job, under the last part of its name. Returns the path.
+
+    Raises `FileTooLarge` when it has more bytes than --max-transfer leaves, and `OSError`.
+    """
     inside = current()
     if inside is None:
         return path
     name = os.path.basename(os.fspath(path))
     with open(path, "rb") as file:
-        part = file.read(_PART_BYTES)
-        while part:
-            following = file.read(_PART_BYTES)
-            inside.outlet.emit({"type": "file", "name": name, "last": not following}, [part])
-            part = following
-        if not file.tell():
-            inside.outlet.emit({"type": "file", "name": name, "last": True}, [b""])
+        _check(inside, name, os.fstat(file.fileno()).st_size)
+        came = False
+        try:
+            inside.saved_bytes += _send(inside, name, file)
+            came = True
+        finally:
+            if not came:  # what is there of it is no file
+                inside.outlet.emit({"type": "file", "name": name, "last": True, "given_up": True}, [b""])
     return path
+
+
+def _check(inside: Inside, name: str, size: int) -> None:
+    if inside.saved_bytes + size > inside.max_bytes:
+        raise FileTooLarge(name, size, inside.max_bytes, inside.saved_bytes)
+
+
+def _send(inside: Inside, name: str, file: BinaryIO) -> int:
+    """Send a file piece by piece; how many bytes it had, which may be more than were there at first."""
+    size, part = 0, file.read(_PART_BYTES)
+    while True:
+        size += len(part)
+        _check(inside, name, size)
+        following = file.read(_PART_BYTES) if part else b""
+        inside.outlet.emit({"type": "file", "name": name, "last": not following}, [part])
+        if not following:
+            return size
+        part = following

@@ -48,7 +48,9 @@ class _Place:
 def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     """Run the work of one `run` frame to its end and report it; the exit code."""
     pid = os.getpid()
-    inside = Inside(channel, Packer(run["max_transfer_bytes"], pickles=run["pickles"], by_value=run["by_value"]))
+    most = run["max_transfer_bytes"]
+    pack = Packer(most, pickles=run["pickles"], by_value=run["by_value"])
+    inside = Inside(channel, pack, max_bytes=most)
     claim_process(inside)
     _watch_parent(channel, inside)
     _claim_streams(channel)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from nodetool_jupyter.events import LogUpdate, NodeProgress, Stream
+from nodetool_jupyter.events import LogUpdate, NodeProgress, Notification, Stream
 from nodetool_jupyter.frames import FilePart, Returned
 from nodetool_jupyter.worker import progress
 from tests.worker.driving import Ran
@@ -159,6 +159,52 @@ def test_outputs_and_files_are_handed_back_on_the_way(run: Run) -> None:
     assert b"".join(part.body for part in parts) == b"x" * 2_500_000
     assert [part.last for part in parts] == [False, False, True]
     assert [(part.last, part.body) for part in ran.of(FilePart) if part.name == "empty"] == [(True, b"")]
+
+
+def test_a_file_that_is_too_large_raises_before_any_of_it_is_sent(run: Run) -> None:
+    code = (
+        "import nodetool_jupyter as nt\nopen('ok', 'wb').write(b'x' * 500_000)\nnt.save('ok')\n"
+        "with open('huge.bin', 'wb') as file:\n    file.truncate(1 << 40)\nnt.save('huge.bin')"
+    )
+    ran = run(code, frame={"max_transfer_bytes": 1 << 20})
+    assert (ran.raised.ename, ran.raised.evalue) == (
+        "FileTooLarge",
+        "File 'huge.bin' (1024.0 GiB) can't come back from the job: the files that it saves may have 1 MiB altogether, "
+        "of which 488 KiB are used. Raise --max-transfer, or save less.",
+    )
+    assert [part.name for part in ran.of(FilePart) if not part.given_up] == ["ok"]
+
+
+def test_a_file_without_end_is_given_up(run: Run) -> None:
+    code = (
+        "import nodetool_jupyter as nt\ntry:\n    nt.save('/dev/zero')\nexcept ValueError:\n    pass\n"
+        "open('zero', 'w').close()\nnt.save('zero')"
+    )
+    parts = run(code, frame={"max_transfer_bytes": 3 << 20}).of(FilePart)
+    assert {part.name for part in parts} == {"zero"}
+    assert [(part.last, part.given_up) for part in parts[-2:]] == [(True, True), (True, False)]
+    assert sum(len(part.body) for part in parts) <= 3 << 20
+
+
+def test_a_collected_file_that_cannot_come_is_told_and_fails_nothing(run: Run) -> None:
+    code = (
+        "with open('b.csv', 'wb') as file:\n    file.truncate(1 << 40)\n"
+        "for name in ('a.csv', 'c.csv'):\n    open(name, 'w').write('x')"
+    )
+    ran = run(code, frame={"max_transfer_bytes": 1 << 20, "collect": ["*.csv"]})
+    assert isinstance(ran.terminal, Returned)
+    [note] = ran.of(Notification)
+    assert note.severity == "warning"
+    assert note.content.startswith("File 'b.csv' (1024.0 GiB) can't come back from the job: ")
+    assert [part.name for part in ran.of(FilePart) if not part.given_up] == ["a.csv", "c.csv"]
+
+
+def test_what_the_cell_raised_counts_and_not_a_file_that_cannot_be_collected(run: Run) -> None:
+    code = "import os\nos.symlink('/proc/self/mem', 'mem.csv')\nraise KeyError('mine')"
+    ran = run(code, frame={"collect": ["*.csv"]})
+    assert ran.raised.ename == "KeyError"
+    [note] = ran.of(Notification)
+    assert note.content.startswith("File 'mem.csv' can't come back from the job: [Errno 5]")
 
 
 def test_an_output_that_cannot_travel_raises_where_it_is_called(run: Run) -> None:

@@ -148,6 +148,17 @@ def test_saved_and_collected_files_come_into_a_private_folder(jobs: Jobs) -> Non
     assert [path.read_text()[:5] for path in sorted(paths)] == ["saved", "xxxxx", "xxxxx"]
 
 
+def test_a_secret_is_there_and_shown_nowhere(jobs: Jobs) -> None:
+    code = (
+        "import os, sys\nprint(os.environ['SEC'][:4], end='', flush=True)\nprint(os.environ['SEC'][4:], flush=True)\n"
+        "print(os.environ['SEC'], file=sys.stderr)\nos.environ['SEC']"
+    )
+    job, events = jobs.run(code, secrets={"SEC": "hush-2f81"})
+    assert jobs.value(job, "") == "hush-2f81"
+    assert text(events) == text(events, "stderr") == "***\n"
+    assert "hush" not in repr(events)
+
+
 def test_a_job_sees_what_was_asked_for_and_nothing_of_the_kernels(jobs: Jobs) -> None:
     jobs.manager.settings.environ.update(KERNEL_ONLY="sentinel", PYTHONPATH="/kernel", HTTPS_PROXY="sentinel")
     _, events = jobs.run("import os, json\nprint(json.dumps(dict(os.environ)))", env={"ASKED": "yes, $HOME"})

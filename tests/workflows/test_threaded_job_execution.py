@@ -25,6 +25,7 @@ from nodetool_jupyter.events import (
     JobUpdate,
     LogUpdate,
     NodeProgress,
+    Notification,
     OutputUpdate,
     Stream,
 )
@@ -207,6 +208,16 @@ def test_a_file_is_brought_back(run: Run, tmp_path: Path) -> None:
     path.write_bytes(b"x" * 2_000_000)
     (update,) = of(run(f"import nodetool_jupyter as nt\nnt.save({str(path)!r})")[1], OutputUpdate)
     assert Path(update.metadata["path"]).read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_is_too_large_fails_the_job_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "huge.bin"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    job, events = run(f"import nodetool_jupyter as nt\nnt.save({str(path)!r})", max_transfer_bytes=1 << 20)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
+    assert job.message.startswith("FileTooLarge: File 'huge.bin' (1024.0 GiB) can't come back from the job: ")
+    assert of(events, OutputUpdate) == of(events, Notification) == []
 
 
 def test_an_async_cell_runs_on_a_loop_of_its_own(run: Run) -> None:
