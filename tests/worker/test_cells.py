@@ -36,22 +36,6 @@ def test_a_cell_can_await(run: Run) -> None:
     assert ran.value() == 10
 
 
-def test_tasks_that_an_async_cell_leaves_behind_are_cancelled(run: Run) -> None:
-    code = """
-import asyncio
-async def wait():
-    try:
-        await asyncio.sleep(1000)
-    finally:
-        print("cleaned up")
-task = asyncio.create_task(wait())
-await asyncio.sleep(0)
-"""
-    ran = run(code)
-    assert ran.stdout == "cleaned up\n"
-    assert ran.of(Returned)
-
-
 def test_inputs_are_there_and_outputs_come_back(run: Run) -> None:
     ran = run("y = {'twice': [2 * n for n in x]}\nz = (1, {2})", x=[1, 2], outputs=("y", "z"))
     assert ran.value("y") == {"twice": [2, 4]}
