@@ -12,11 +12,17 @@ _MISSING_FILE = re.compile(r"FileNotFoundError: .*: '([^']+)'\Z")
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z]\w*)[^']*'\Z")
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'\Z")
 _NO_NETWORK = re.compile(r"Network is unreachable|[Nn]ame resolution|Name or service not known|Failed to resolve")
+_NO_LOOP = re.compile(r"RuntimeError: (no running event loop|There is no current event loop in thread .*)\Z")
 _NO_FILE = re.compile(r"(FileNotFoundError|ModuleNotFoundError): ")
 
 
 def with_hint(message: str, request: JobRequest) -> str:
-    """The message and, for what the job could not have, how it can: network, files, a variable of the kernel's."""
+    """The message and, for what the job could not have, how it can: network, files, a variable, an event loop."""
+    if _NO_LOOP.match(message):
+        return (
+            f"{message}. The cell of a job runs on an event loop when it awaits something: "
+            "await this call, or add the line `await asyncio.sleep(0)` to the cell."
+        )
     if request.profile is Profile.UNTRUSTED:
         if _NO_NETWORK.search(message):
             return (

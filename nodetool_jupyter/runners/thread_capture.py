@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from ..worker import imports, logs, progress
+from ..worker import debugger, imports, logs, progress
 from ..worker.current import current
 from ..worker.display import show
 from ..worker.process import refuse_input
@@ -53,6 +53,7 @@ def _install() -> None:
     global _followed
     if not _followed:
         _followed = True
+        debugger.install()
         progress.install()
         logs.install()
     thread_streams.install()
@@ -147,6 +148,8 @@ def _patch_shell() -> None:
     for publisher in (shell.display_pub, CapturingDisplayPublisher):
         _replace(publisher, "publish", _publishing(publisher.publish))
         _replace(publisher, "clear_output", _clearing(publisher.clear_output))
+    if hasattr(shell, "ask_exit"):
+        _replace(shell, "ask_exit", _leaving(shell, shell.ask_exit))
     kernel = getattr(shell, "kernel", None)
     for name in ("raw_input", "getpass"):  # what ipykernel makes `input` and `getpass` while a cell runs
         if hasattr(kernel, name):
@@ -154,6 +157,19 @@ def _patch_shell() -> None:
     for name in ("_sys_raw_input", "_save_getpass"):  # what it makes them again when a cell has ended
         if callable(getattr(kernel, name, None)):
             setattr(kernel, name, _refusing(getattr(kernel, name)))
+
+
+def _leaving(shell: Any, ask: Callable[[], None]) -> Callable[[], None]:
+    """What `exit` and `quit` do: in a job they end it, as `sys.exit` does, and not the kernel."""
+
+    def ask_exit() -> None:
+        if current() is None:
+            ask()
+            return
+        keep = getattr(shell, "keepkernel_on_exit", None)  # ipykernel's `exit` has put its argument there
+        raise SystemExit(None if isinstance(keep, bool) else keep)
+
+    return ask_exit
 
 
 def _publishing(original: Callable[..., None]) -> Callable[..., None]:

@@ -138,6 +138,7 @@ class ThreadedWorker:
         self._usage: UsageWatch | None = None
         self._loop_watch = LoopWatch(self._thread, self._mailbox.post)
         self._returned = False
+        self._is_async = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -227,11 +228,15 @@ class ThreadedWorker:
         namespace.update({value.name: pickled.decode(value) for value in self._parcel.inputs})
         remember(self.filename, work.runnable)
         cell = Cell(work.runnable, self.filename)
+        self._is_async = cell.is_async
         run_cell(cell, namespace, outputs=self._job.request.outputs, inside=self._inside, place=self)
 
     def bundle(self, value: object) -> display.Bundle:
-        """How a value is shown: by the kernel's own formatter, where there is one. Nothing but the end follows."""
-        if not self._inside.figures:
+        """How a value is shown: by the kernel's own formatter, where there is one.
+
+        Nothing but the end follows, unless there are figures or the cell is async and may leave tasks.
+        """
+        if not (self._inside.figures or self._is_async):
             self._mailbox.hold()
         shell = thread_capture.running_shell()
         if shell is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .execute import Cell, attempt
+from .execute import Cell, attempt, wait_for_tasks
 from .values import CannotTravel, TooLarge
 
 TYPE_CHECKING = False
@@ -34,10 +34,16 @@ class OutputNotDefined(NameError):
 
 
 def run_cell(cell: Cell, namespace: dict[str, Any], *, outputs: Sequence[str], inside: Inside, place: Place) -> None:
-    """Run a cell and report all that it shows and hands back. Raises what its code raises."""
+    """Run a cell and report all that it shows and hands back. Raises what its code raises.
+
+    Its value and figures are shown when it ends. Tasks that an async cell leaves are waited for after that, unless
+    it raised, which cancels them. What it hands back is taken when they have ended.
+    """
     try:
-        value = place.run_async(cell.run_async(namespace)) if cell.is_async else cell.run(namespace)
-        if value is not None:
+        if cell.is_async:
+            value = place.run_async(_run_async(cell, namespace, inside, place))
+        else:
+            value = cell.run(namespace)
             _show(value, inside, place.bundle)
     finally:
         place.flush_figures()
@@ -50,11 +56,24 @@ def run_cell(cell: Cell, namespace: dict[str, Any], *, outputs: Sequence[str], i
     if packed is not None:
         inside.outlet.emit(*packed)
     elif isinstance(error, CannotTravel):  # it was shown, and few ask for it
-        severity = "warning" if isinstance(error, TooLarge) else "info"
-        inside.outlet.emit({"type": "notification", "content": str(error), "severity": severity, "code": "NT-O03"})
+        _tell(inside, "warning" if isinstance(error, TooLarge) else "info", "NT-O03", str(error))
+
+
+async def _run_async(cell: Cell, namespace: dict[str, Any], inside: Inside, place: Place) -> Any:
+    value = await cell.run_async(namespace)
+    _show(value, inside, place.bundle)
+    place.flush_figures()
+    await wait_for_tasks(lambda said: _tell(inside, "warning", "NT-A03", said))
+    return value
+
+
+def _tell(inside: Inside, severity: str, code: str, content: str) -> None:
+    inside.outlet.emit({"type": "notification", "content": content, "severity": severity, "code": code})
 
 
 def _show(value: object, inside: Inside, bundle: Callable[[object], Bundle]) -> None:
+    if value is None:
+        return
     from .display import show
 
     data, metadata = bundle(value)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _CO_COROUTINE = 0x80
 _TRIES = 10
+_LOOK_SECONDS = 1.0
+_TASKS_NAMED = 3
 
 
 def attempt(function: Callable[..., T], *arguments: Any) -> tuple[T | None, Exception | None]:
@@ -103,11 +105,32 @@ def _is_silenced(code: str, last: Expr) -> bool:
 
 
 def run_on_a_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end on an event loop of its own; tasks that it leaves behind are cancelled."""
+    """Run a coroutine to its end on an event loop of its own; tasks that are left after that are cancelled."""
     import asyncio
 
     with asyncio.Runner() as runner:
         return runner.run(coroutine)
+
+
+async def wait_for_tasks(tell: Callable[[str], object]) -> None:
+    """Wait until the other tasks of the running loop have ended, and those that they start.
+
+    What one of them raised and nobody took goes to the loop's exception handler, which logs it. Where the wait is a
+    long one, `tell` gets a sentence that says what is waited for, once.
+    """
+    import asyncio
+
+    mine, loop, told = asyncio.current_task(), asyncio.get_running_loop(), False
+    while left := asyncio.all_tasks() - {mine}:
+        ended, still = await asyncio.wait(left, timeout=_LOOK_SECONDS)
+        for task in ended:
+            if getattr(task, "_log_traceback", False) and (error := task.exception()):  # the collector comes too late
+                message = "Task exception was never retrieved"
+                loop.call_exception_handler({"message": message, "exception": error, "task": task})
+        if still and not told:
+            told = True
+            names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "?") for task in still})[:_TASKS_NAMED])
+            tell(f"The cell has ended. The job waits for tasks that it left ({names}); cancel it to end them at once.")
 
 
 def is_plain_exit(error: BaseException | None) -> bool:

@@ -14,7 +14,7 @@ from _signal import pthread_sigmask  # type: ignore[import-not-found]  # what it
 from _thread import start_new_thread
 from time import sleep
 
-from . import HELD_SIGNALS, display, figures, logs, progress, shell, sources, streams
+from . import HELD_SIGNALS, debugger, display, figures, logs, progress, shell, sources, streams
 from .cell import run_cell
 from .current import Inside, claim_process, current
 from .execute import Cell, attempt_all, is_plain_exit, run_on_a_loop
@@ -144,6 +144,7 @@ def _take_surroundings(run: Report) -> None:
     os.environ.update({**run["environ"], **run["secrets"]})
     builtins.input = refuse_input
     when_imported("getpass", lambda module: setattr(module, "getpass", refuse_input))
+    debugger.install()
     when_imported("subprocess", _let_children_boot_normally)
     shell.install()
     figures.install()

@@ -121,6 +121,25 @@ def test_input_is_refused_while_a_cell_runs_and_between_cells(kernel: Kernel) ->
         assert "input() does not work in a job" in kernel.value("shown(job)")
 
 
+def test_an_exit_ends_the_job_and_not_the_kernel(kernel: Kernel) -> None:
+    for code, end in {
+        "exit()": "completed",
+        "quit()": "completed",
+        "exit(True)": "completed",
+        "exit(3)": "failed SystemExit: 3",
+    }.items():
+        assert run(kernel, f"print('before')\n{code}\nprint('after')") == ["stdout 'before\\n'", end]
+    assert kernel.value("get_ipython().exit_now") == "False"
+    kernel.value("job = start('begun.set()\\ngate.wait()')\nbegun.wait();")
+    assert kernel.value("print(get_ipython().ask_exit.__name__, exit is get_ipython().exiter)") == "ask_exit True"
+    assert kernel.value("shown(job)").splitlines()[-1] == "completed"
+
+
+def test_a_debugger_is_refused_in_a_job(kernel: Kernel) -> None:
+    for code in ("import pdb; pdb.set_trace()", "%debug 1 + 1", "%debug"):
+        assert "There is no debugger in a job" in run(kernel, code)[-1]
+
+
 def test_all_is_as_before_when_no_job_runs(kernel: Kernel) -> None:
     look = (
         "import sys; print(type(sys).__name__, type(sys.stdout).__name__, 'publish' in vars(get_ipython().display_pub))"

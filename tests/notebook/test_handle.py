@@ -77,6 +77,15 @@ def test_an_async_function_is_awaited(runner: str) -> None:
     assert run(work, runner=runner, inputs={"x": 5}).result(GUARD) == 5
 
 
+def test_a_task_without_an_event_loop_is_told_how_the_cell_gets_one(runner: str) -> None:
+    code = "import asyncio\nasync def work(): print('worked')\nasyncio.create_task(work())\n"
+    error = run("import asyncio\nasyncio.get_running_loop()", runner=runner).exception(GUARD)
+    assert "add the line `await asyncio.sleep(0)`" in str(error)
+    job = run(code + "await asyncio.sleep(0)", runner=runner)
+    assert job.exception(GUARD) is None
+    assert job.logs() == "worked\n"
+
+
 def test_a_result_is_the_same_object_each_time(runner: str) -> None:
     job = run("[1, 2]", runner=runner)
     assert job.result(GUARD) is job.result(GUARD)

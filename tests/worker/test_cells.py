@@ -36,22 +36,6 @@ def test_a_cell_can_await(run: Run) -> None:
     assert ran.value() == 10
 
 
-def test_tasks_that_an_async_cell_leaves_behind_are_cancelled(run: Run) -> None:
-    code = """
-import asyncio
-async def wait():
-    try:
-        await asyncio.sleep(1000)
-    finally:
-        print("cleaned up")
-task = asyncio.create_task(wait())
-await asyncio.sleep(0)
-"""
-    ran = run(code)
-    assert ran.stdout == "cleaned up\n"
-    assert ran.of(Returned)
-
-
 def test_inputs_are_there_and_outputs_come_back(run: Run) -> None:
     ran = run("y = {'twice': [2 * n for n in x]}\nz = (1, {2})", x=[1, 2], outputs=("y", "z"))
     assert ran.value("y") == {"twice": [2, 4]}
@@ -251,6 +235,29 @@ def test_input_says_what_to_do_instead(run: Run) -> None:
     assert ran.raised.evalue.startswith("input() does not work in a job")
     assert "--in" in ran.raised.evalue
     assert "input() does not work" in run("import getpass\ngetpass.getpass()").raised.evalue
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "breakpoint()",
+        "import pdb; pdb.set_trace()\nx = 1",
+        "import pdb; pdb.run('x = 1')",
+        "get_ipython().run_line_magic('debug', '1 + 1')",
+        "get_ipython().run_line_magic('debug', '')",
+    ],
+)
+def test_a_debugger_is_refused_in_one_sentence(run: Run, code: str) -> None:
+    raised = run(code).raised
+    assert raised.evalue.startswith("There is no debugger in a job")
+    assert "input()" not in "".join(raised.traceback)
+
+
+def test_a_debugger_with_input_of_its_own_works(run: Run) -> None:
+    code = (
+        "import io, pdb\nsaid = io.StringIO()\npdb.Pdb(stdin=io.StringIO('p 6 * 7\\nc\\n'), stdout=said).set_trace()\n"
+    )
+    assert "42" in run(code + "x = 1\nsaid.getvalue()").value()
 
 
 def test_a_plain_scalar_is_shown_without_importing_ipython(run: Run) -> None:
