@@ -250,7 +250,7 @@ class DockerRunner:
             with ExitStack() as leases:
                 built = image.id
                 if options.requirements:
-                    built = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
+                    built = self._builder.get(image, job, say=say, stop=stop)
                 spec = self._spec(job, image, leases, stop, built=built)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
