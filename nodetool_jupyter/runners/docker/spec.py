@@ -278,7 +278,7 @@ def _unbounded(host: Mapping[str, Any], mounts: Any) -> list[str]:
     """Where a container has a folder on the engine's disk that was not asked for, and that no memory is put over."""
     expected = {*host["Tmpfs"], *(mount["Target"] for mount in host["Mounts"])}
     there = [mount["Destination"] for mount in mounts if mount["Type"] not in ("bind", "tmpfs")]
-    return [path for path in there if path not in expected]
+    return sorted(path for path in there if path not in expected)
 
 
 def _plain(value: Any) -> Any:
