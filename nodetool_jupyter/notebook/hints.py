@@ -28,7 +28,7 @@ def with_hint(message: str, request: JobRequest) -> str:
             return (
                 f"{message}. The untrusted profile has no network. Fetch what the code needs first, pass it with --in."
             )
-        if _NO_FILE.match(message):
+        if _NO_FILE.match(message) and not (request.runner == "docker" and _MISSING_MODULE.match(message)):
             return f"{message}. The untrusted profile sees no files of yours. Pass what the code needs with --in."
     if request.runner == "docker":
         if _NO_NETWORK.search(message) and request.container.network == "none":

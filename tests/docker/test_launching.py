@@ -19,6 +19,7 @@ from nodetool_jupyter.notebook.handle import JobHandle, Limits, run
 from nodetool_jupyter.notebook.session import Session
 from nodetool_jupyter.notebook.verbs import run as verb
 from nodetool_jupyter.runners.docker.images import ImageMissing
+from nodetool_jupyter.runners.docker.spec import container_spec
 from nodetool_jupyter.testing import ScriptedRunner
 from tests.docker.jobs import isolation
 from tests.engine import images
@@ -111,6 +112,27 @@ def test_settings_of_containers_apply_to_run_and_what_is_given_holds_over_them(
     assert (untrusted.network, untrusted.gpus, untrusted.pull) == ("none", "", "never")
     elsewhere = ended(run("1", runner="subprocess")).job.request
     assert (elsewhere.container, elsewhere.limits) == (ContainerOptions(), Limits())
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "field", "told"),
+    [
+        ("DOCKER_SHM_SIZE", "256m", "ShmSize", 256 << 20),
+        (
+            "DOCKER_GPU_DEVICES",
+            "0,1",
+            "DeviceRequests",
+            [{"Driver": "nvidia", "Count": 0, "DeviceIDs": ["0", "1"], "Capabilities": [["gpu"]]}],
+        ),
+    ],
+)
+def test_a_setting_reaches_what_the_engine_is_told(
+    scripted: Session, monkeypatch: pytest.MonkeyPatch, setting: str, text: str, field: str, told: object
+) -> None:
+    monkeypatch.setenv(setting, text)
+    request = ended(run("1", runner="docker")).job.request
+    spec = container_spec(request, {}, image="sha256:1", image_user="", network="none", devices=())
+    assert spec.host[field] == told
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.events import AnyEvent, NodeProgress
 from nodetool_jupyter.jobs import Job, JobStatus, Profile, Reason
 from nodetool_jupyter.runners.base import WorkerNotStarted
-from nodetool_jupyter.runners.docker import wheels
+from nodetool_jupyter.runners.docker import syscalls, wheels
 from nodetool_jupyter.runners.docker.engine import CallOff
 from nodetool_jupyter.runners.docker.probe import Python
 from tests.docker.jobs import Jobs, isolation, jobs_on
@@ -203,7 +203,7 @@ def test_installing_has_no_network_and_no_rights(
     found = docker_client.api.inspect_container(container)
     host = found["HostConfig"]
     assert (host["NetworkMode"], host["CapDrop"], host["Privileged"]) == ("none", ["ALL"], False)
-    assert host["SecurityOpt"] == ["no-new-privileges=true"]
+    assert host["SecurityOpt"] == ["no-new-privileges=true", f"seccomp={syscalls.profile()}"]
     there = docker_client.info()
     assert (host["Memory"], host["PidsLimit"]) == (min(4 << 30, there["MemTotal"]), 512)
     assert host["NanoCpus"] == min(2, there["NCPU"]) * 10**9

@@ -1,7 +1,8 @@
 """A container's streams: one socket of the engine, read at once whatever happens, frame by frame.
 
-An engine that can't get rid of a container's output stops answering for all of its containers. So what comes is
-always taken; that it never is too much is the matter of the other end, which waits for our grants.
+An engine that can't get rid of a container's output stops answering calls about it, and those that go over all
+containers. So what comes is always taken; that it never is too much is the matter of the other end, our first process,
+which waits for our grants. An image that has another there is held off only as long as this process runs.
 """
 
 from __future__ import annotations

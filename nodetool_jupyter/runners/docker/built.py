@@ -13,13 +13,14 @@ from typing import Any, BinaryIO
 
 from ... import places
 from ...events import NodeProgress
+from ...jobs import Job
 from ..base import WorkerNotStarted
 from . import wheels
 from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
 from .leftovers import OWNER_LABEL
-from .probe import LOG, Python, check_applied, probe
+from .probe import LOG, Python, check_applied, ends, probe
 from .spec import helper_host
 
 BUILT_LABEL = "nodetool.built"
@@ -28,7 +29,6 @@ _RECIPE = 1
 _PLACE = "/mnt"
 _BAR = "image"
 _BUILD_SECONDS = 600.0
-_ASK_AGAIN_SECONDS = 0.25
 _CHUNK_BYTES = 1 << 20
 _INSTALL = [
     *("python3", "-I", f"{_PLACE}/pip.zip/pip", "--isolated", "install", "--no-index", f"--find-links={_PLACE}"),
@@ -56,42 +56,33 @@ class Builder:
         self._labels = dict(labels)
         self._pythons: dict[str, Python] = {}
 
-    def get(self, base: Image, requirements: tuple[str, ...], *, job_id: str, say: Say, stop: CallOff) -> str:
-        """The id of the image with the requirements, built if it isn't there.
+    def get(self, base: Image, job: Job, *, say: Say, stop: CallOff) -> str:
+        """The id of the image with the job's requirements, built if it isn't there.
 
-        Blocks. Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
+        Installing takes no longer than the job may run, and than `_BUILD_SECONDS`. Blocks.
+        Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
         """
         python = self._pythons.get(base.id) or self._pythons.setdefault(
-            base.id, probe(self._engine, base.id, self._labels)
+            base.id, probe(self._engine, base.id, self._labels, stop)
         )
         if not python.version:
             raise WorkerNotStarted(
                 f"Image {base.name!r} has no python3 that could take the requirements. Choose an --image with one."
             )
-        recipe = recipe_of(base.id, python, requirements)
+        recipe = recipe_of(base.id, python, job.request.container.requirements)
         if found := self._find(recipe):
             return found
         with alone(f"image-{recipe}", stop):
-            found = self._find(recipe)
-            return found or self._build(base, python, requirements, recipe, job_id=job_id, say=say, stop=stop)
+            return self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
 
     def _find(self, recipe: str) -> str:
         filters = {"label": f"{BUILT_LABEL}={recipe}"}
         found = self._engine.ask(lambda client: client.images(filters=filters))
         return str(found[0]["Id"]) if found else ""
 
-    def _build(
-        self,
-        base: Image,
-        python: Python,
-        requirements: tuple[str, ...],
-        recipe: str,
-        *,
-        job_id: str,
-        say: Say,
-        stop: CallOff,
-    ) -> str:
-        folder = places.job_folder(self._labels[OWNER_LABEL], job_id)
+    def _build(self, base: Image, python: Python, recipe: str, job: Job, *, say: Say, stop: CallOff) -> str:
+        requirements = job.request.container.requirements
+        folder = places.job_folder(self._labels[OWNER_LABEL], job.id)
         steps = _Steps(say)
         try:
             file = folder / "requirements.txt"
@@ -103,7 +94,7 @@ class Builder:
                 steps.say(f"copy {wheel_count}")
                 self._put(container, [file, folder / "pip.zip", *found], stop)
                 steps.say(f"install {wheel_count}")
-                self._install(container, stop)
+                self._install(container, job.request.limits.wall_seconds, stop)
                 image = self._commit(container, base, recipe, requirements)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -117,11 +108,16 @@ class Builder:
             lambda client: client.put_archive(container, _PLACE, _archive(files, stop)), seconds=_BUILD_SECONDS
         )
 
-    def _install(self, container: str, stop: CallOff) -> None:
+    def _install(self, container: str, seconds: float | None, stop: CallOff) -> None:
         self._engine.ask(lambda client: client.start(container), seconds=LONG_SECONDS)
-        while (state := self._engine.ask(lambda client: client.inspect_container(container))["State"])["Running"]:
-            if stop.wait(_ASK_AGAIN_SECONDS):
-                raise WorkerNotStarted("The build was called off.")
+        most = min(_BUILD_SECONDS, seconds or _BUILD_SECONDS)
+        if not ends(self._engine, container, seconds=most, stop=stop):
+            how = "more --timeout" if most < _BUILD_SECONDS else "fewer --requirements"
+            raise WorkerNotStarted(
+                f"The requirements were not installed into the image within {most:g} s. Give it {how}, or choose "
+                "another --image. Nothing was left behind."
+            )
+        state = self._engine.ask(lambda client: client.inspect_container(container))["State"]
         if state["ExitCode"] != 0:
             said = self._engine.ask(lambda client: client.logs(container)).decode("utf-8", "replace")
             raise WorkerNotStarted(_not_installed(said, oom=state["OOMKilled"]))

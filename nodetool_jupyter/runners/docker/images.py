@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -26,13 +27,17 @@ _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused",
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the engine: its name as asked for, its id, the digest under which a registry knows it."""
+    """An image of the engine: its name as asked for, its id, the digest under which a registry knows it.
+
+    volumes: the folders that it declares to be kept outside of it.
+    """
 
     name: str
     id: str
     digest: str = ""
     user: str = ""
     python: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 class ImageMissing(Refused):
@@ -166,7 +171,14 @@ class Images:
             digests[0].partition("@")[2],
             config.get("User") or "",
             python if _VERSION.match(python) else "",
+            volumes_of(found),
         )
+
+
+def volumes_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The volumes that an image declares, as the engine names them where it mounts them. found: from `inspect`."""
+    declared = (found.get("Config") or {}).get("Volumes") or ()
+    return tuple(sorted({posixpath.normpath(f"/{path.lstrip('/')}") for path in declared}))
 
 
 def _pull_line(client: Any, repository: str, tag: str) -> Line:

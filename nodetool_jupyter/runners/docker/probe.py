@@ -13,7 +13,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from .engine import CHECK_SECONDS, LONG_SECONDS, Engine, EngineRefused, EngineUnavailable
+from ..base import WorkerNotStarted
+from .engine import CHECK_SECONDS, LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .handshake import CALLED_OFF
+from .images import volumes_of
 from .spec import differences, helper_host
 
 _PROGRAM = """\
@@ -36,7 +39,7 @@ print(json.dumps({
 }))
 """
 PATIENCE_SECONDS = 10.0
-SOON_SECONDS, _LOOK_SECONDS = 4.0, 1.0
+SOON_SECONDS, _LOOK_SECONDS, _GLANCE_SECONDS = 4.0, 1.0, 0.5
 _OLDEST_GLIBC = 5
 _MOST_SHOWN = 60
 _LIMITS = {"memory_bytes": 256 << 20, "cpus": 1.0, "pids": 64}
@@ -77,10 +80,13 @@ class Python(Struct, frozen=True):
         return f"Python {'.'.join(self.version.split('.')[:2])} on {self.machine} ({libc})"
 
 
-def probe(engine: Engine, image_id: str, labels: Mapping[str, str]) -> Python:
-    """Ask the image's Python what it is. Blocks for some tenths of a second. Raises `EngineUnavailable`."""
+def probe(engine: Engine, image_id: str, labels: Mapping[str, str], stop: CallOff | None = None) -> Python:
+    """Ask the image's Python what it is. Blocks for some tenths of a second, at most for `PATIENCE_SECONDS`.
+
+    Raises `EngineUnavailable`, and `WorkerNotStarted` when called off.
+    """
     try:
-        said = output_of(engine, image_id, ["python3", "-I", "-S", "-c", _PROGRAM], labels)
+        said = output_of(engine, image_id, ["python3", "-I", "-S", "-c", _PROGRAM], labels, stop)
         return msgspec.convert(json.loads(said), Python)
     except (EngineRefused, ValueError):  # no python3, or one that fails at once
         return Python()
@@ -125,16 +131,32 @@ class Pythons:
                 del self._asked[image_id]
 
 
-def _await_end(client: Any, container: str) -> None:
-    """As the SDK's, which without a timeout of its own waits for ever: an image's python3 may never end."""
+def ends(engine: Engine, container: str, *, seconds: float, stop: CallOff) -> bool:
+    """Whether a container ends within so many seconds: an image's python3 may never do. Blocks.
+
+    Raises `WorkerNotStarted` when called off, `EngineUnavailable`, `EngineRefused`.
+    """
+    until = time.monotonic() + seconds
+    while not engine.ask(lambda client: _ended(client, container), seconds=LONG_SECONDS):
+        if stop.is_set():
+            raise WorkerNotStarted(CALLED_OFF)
+        if time.monotonic() >= until:
+            return False
+        engine.ping()  # is it the container, or the engine?
+    return True
+
+
+def _ended(client: Any, container: str) -> bool:
+    """Whether it has ended, or does in a moment; without a timeout of its own the SDK's call waits for ever."""
     import requests
 
     try:
-        client.wait(container, timeout=PATIENCE_SECONDS)
+        client.wait(container, timeout=_GLANCE_SECONDS)
     except requests.exceptions.RequestException as error:
         if "timed out" not in str(error):
             raise
-        raise EngineRefused(0, f"its python3 did not end within {PATIENCE_SECONDS:g} s") from None
+        return False
+    return True
 
 
 def check_applied(engine: Engine, container: str, config: Mapping[str, Any]) -> None:
@@ -151,11 +173,14 @@ def check_applied(engine: Engine, container: str, config: Mapping[str, Any]) -> 
         )
 
 
-def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping[str, str]) -> str:
+def output_of(
+    engine: Engine, image_id: str, command: list[str], labels: Mapping[str, str], stop: CallOff | None = None
+) -> str:
     """What a command writes in a container of the image: as nobody, without network, with nothing to write to.
 
-    Blocks. Raises `EngineUnavailable`, `EngineRefused`.
+    Blocks. Raises `EngineUnavailable`, `EngineRefused`, and `WorkerNotStarted` when called off.
     """
+    volumes = volumes_of(engine.ask(lambda client: client.inspect_image(image_id)))
     config: dict[str, Any] = {
         "Image": image_id,
         "Entrypoint": [],
@@ -165,8 +190,9 @@ def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping
         "Healthcheck": {"Test": ["NONE"]},
         "Labels": {**labels, "nodetool.slot": "probe"},
         "HostConfig": {
-            **helper_host(engine.facts(), _LIMITS, untrusted=True),
+            **helper_host(engine.facts(), _LIMITS),
             "ReadonlyRootfs": True,
+            "Tmpfs": dict.fromkeys(volumes, "ro,nosuid,nodev,noexec,size=4k"),
             "LogConfig": LOG,
         },
     }
@@ -174,7 +200,8 @@ def output_of(engine: Engine, image_id: str, command: list[str], labels: Mapping
     try:
         check_applied(engine, created, config)
         engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)
-        engine.ask(lambda client: _await_end(client, created), seconds=LONG_SECONDS)
+        if not ends(engine, created, seconds=PATIENCE_SECONDS, stop=stop or CallOff()):
+            raise EngineRefused(0, f"its python3 did not end within {PATIENCE_SECONDS:g} s")
         said: bytes = engine.ask(lambda client: client.logs(created, stderr=False))
         return said.decode("utf-8", "replace").strip()
     finally:

@@ -109,9 +109,9 @@ class DockerRunner:
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
         binds = self._binds(request)
         request = msgspec.structs.replace(request, container=msgspec.structs.replace(request.container, binds=binds))
-        network = request.container.network
+        network, facts, own = request.container.network, self.engine.facts(), image.volumes
         spec = container_spec(
-            request, self.engine.facts(), image=image.id, image_user=image.user, network=network, devices=()
+            request, facts, image=image.id, image_user=image.user, network=network, devices=(), volumes=own
         )
         return isolation(request, spec, image, python=self.images.python_of(image))
 
@@ -250,7 +250,7 @@ class DockerRunner:
             with ExitStack() as leases:
                 built = image.id
                 if options.requirements:
-                    built = self._builder.get(image, options.requirements, job_id=job.id, say=say, stop=stop)
+                    built = self._builder.get(image, job, say=say, stop=stop)
                 spec = self._spec(job, image, leases, stop, built=built)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
@@ -275,8 +275,9 @@ class DockerRunner:
         devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
         binds = self._binds(request)
         request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
+        facts, own = self.engine.facts(), image.volumes
         return container_spec(
-            request, self.engine.facts(), image=built, image_user=image.user, network=network, devices=devices
+            request, facts, image=built, image_user=image.user, network=network, devices=devices, volumes=own
         )
 
     def _binds(self, request: JobRequest) -> tuple[Bind, ...]:

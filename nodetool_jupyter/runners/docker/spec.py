@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...containers import WORKDIR, gpu_ids
+from ...containers import WORKDIR, Bind, ContainerOptions, gpu_ids
 from ...jobs import JobRequest, Profile, ResourceLimits
 from . import syscalls
 from .bundle import LOADER
@@ -83,8 +83,12 @@ def container_spec(
     image_user: str,
     network: str,
     devices: tuple[str, ...],
+    volumes: tuple[str, ...] = (),
 ) -> ContainerSpec:
-    """What to create for a request. image: its id. network: the engine's name of it. devices: the GPUs leased."""
+    """What to create for a request. image: its id. network: the engine's name of it. devices: the GPUs leased.
+
+    volumes: the folders that the image declares as such.
+    """
     able = holds(facts)
     asked = request.limits.asked()
     wanted = _within(PROFILE_LIMITS[request.profile], facts)
@@ -93,7 +97,6 @@ def container_spec(
     options = request.container
     untrusted = request.profile is Profile.UNTRUSTED
     user = options.user or _user_of(image_user, untrusted=untrusted)
-    covered = {bind.target for bind in options.binds}
     config = {
         **_program(request.profile),
         "Image": image,
@@ -103,12 +106,9 @@ def container_spec(
             **_limit_fields(limits, facts),
             **_shut(network, untrusted=untrusted),
             "ReadonlyRootfs": untrusted or options.read_only,
-            "Tmpfs": {**_tmpfs(user, covered, untrusted=untrusted), **options.tmpfs},
+            "Tmpfs": _tmpfs(user, options, volumes, untrusted=untrusted),
             "Ulimits": _ulimits(limits, untrusted=untrusted),
-            "Mounts": [
-                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
-                for bind in options.binds
-            ],
+            "Mounts": [_mount(bind) for bind in options.binds],
             "DeviceRequests": _device_requests(options.gpus, devices),
         },
     }
@@ -125,6 +125,10 @@ def _user_of(image_user: str, *, untrusted: bool) -> str:
     except ValueError:
         is_root = uid in ("", "root") or untrusted
     return NOBODY if is_root else image_user
+
+
+def _mount(bind: Bind) -> dict[str, Any]:
+    return {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
 
 
 def _program(profile: Profile) -> dict[str, Any]:
@@ -160,11 +164,14 @@ def _swap(limits: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, fl
     return {} if holds_swap(facts) or "memory_bytes" not in limits else {"swap": limits["memory_bytes"]}
 
 
-def helper_host(facts: Mapping[str, Any], limits: Mapping[str, float], *, untrusted: bool = False) -> dict[str, Any]:
-    """`HostConfig` of a container that serves a job and is none: shut like one, with the limits that can be held."""
+def helper_host(facts: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Any]:
+    """`HostConfig` of a container that serves a job and is none: shut like one of untrusted code, but for its user.
+
+    Its limits are those that can be held.
+    """
     able = holds(facts)
     within = {name: value for name, value in _within(limits, facts).items() if name in able}
-    return {**_limit_fields(within, facts), **_shut("none", untrusted=untrusted), "Mounts": []}
+    return {**_limit_fields(within, facts), **_shut("none", untrusted=True), "Tmpfs": {}, "Mounts": []}
 
 
 def _limit_fields(limits: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,14 +203,17 @@ def _shut(network: str, *, untrusted: bool) -> dict[str, Any]:
     }
 
 
-def _tmpfs(user: str, covered: set[str], *, untrusted: bool) -> dict[str, str]:
+def _tmpfs(user: str, options: ContainerOptions, volumes: tuple[str, ...], *, untrusted: bool) -> dict[str, str]:
+    """What is in memory. A volume is where nothing may be written to: it would be on the engine's disk, unbounded."""
     uid, _, gid = user.partition(":")
     whose = f",uid={uid},gid={gid if gid.isdigit() else uid}" if uid.isdigit() else ",mode=1777"
     temporary = "rw,nosuid,nodev,noexec,size=64m" if untrusted else "rw,nosuid,nodev,exec,size=512m"
     temporary += ",mode=1777"
     job = "rw,nosuid,nodev,size=256m" if untrusted else "rw,nosuid,nodev,exec,size=1g"
-    found = {"/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
-    return {path: how for path, how in found.items() if path not in covered}
+    within = volumes if untrusted or options.read_only else ()
+    found = {**dict.fromkeys(within, temporary), "/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+    covered = {bind.target for bind in options.binds}
+    return {**{path: how for path, how in found.items() if path not in covered}, **options.tmpfs}
 
 
 def _ulimits(limits: Mapping[str, float], *, untrusted: bool) -> list[dict[str, Any]]:
@@ -259,7 +269,16 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[tupl
     wanted = {(mount["Target"], mount["ReadOnly"]) for mount in binds}
     mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
     pairs.append(("Mounts", sorted(wanted), sorted(mounted)))
+    if asked["HostConfig"].get("ReadonlyRootfs"):
+        pairs.append(("Mounts", [], _unbounded(asked["HostConfig"], found["Mounts"])))
     return [(name, wish, there) for name, wish, there in pairs if _plain(wish) != _plain(there)]
+
+
+def _unbounded(host: Mapping[str, Any], mounts: Any) -> list[str]:
+    """Where a container has a folder on the engine's disk that was not asked for, and that no memory is put over."""
+    expected = {*host["Tmpfs"], *(mount["Target"] for mount in host["Mounts"])}
+    there = [mount["Destination"] for mount in mounts if mount["Type"] not in ("bind", "tmpfs")]
+    return sorted(path for path in there if path not in expected)
 
 
 def _plain(value: Any) -> Any:
