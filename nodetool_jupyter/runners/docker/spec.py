@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...containers import WORKDIR, gpu_ids
+from ...containers import WORKDIR, Bind, gpu_ids
 from ...jobs import JobRequest, Profile, ResourceLimits
 from . import syscalls
 from .bundle import LOADER
@@ -105,10 +105,7 @@ def container_spec(
             "ReadonlyRootfs": untrusted or options.read_only,
             "Tmpfs": {**_tmpfs(user, covered, untrusted=untrusted), **options.tmpfs},
             "Ulimits": _ulimits(limits, untrusted=untrusted),
-            "Mounts": [
-                {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
-                for bind in options.binds
-            ],
+            "Mounts": [_mount(bind) for bind in options.binds],
             "DeviceRequests": _device_requests(options.gpus, devices),
         },
     }
@@ -125,6 +122,17 @@ def _user_of(image_user: str, *, untrusted: bool) -> str:
     except ValueError:
         is_root = uid in ("", "root") or untrusted
     return NOBODY if is_root else image_user
+
+
+def _mount(bind: Bind) -> dict[str, Any]:
+    """What lies at the path and nothing that is mounted below it: a mount has rights of its own, whatever is asked."""
+    return {
+        "Type": "bind",
+        "Source": bind.source,
+        "Target": bind.target,
+        "ReadOnly": bind.read_only,
+        "BindOptions": {"NonRecursive": True},
+    }
 
 
 def _program(profile: Profile) -> dict[str, Any]:
@@ -255,11 +263,23 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[tupl
     for name, one in (("MaskedPaths", "/proc/kcore"), ("ReadonlyPaths", "/proc/sys")):
         if name in host and not host[name]:
             pairs.append((name, [one], host[name]))
-    binds = [mount for mount in asked["HostConfig"]["Mounts"] if mount["Type"] == "bind"]
-    wanted = {(mount["Target"], mount["ReadOnly"]) for mount in binds}
-    mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
-    pairs.append(("Mounts", sorted(wanted), sorted(mounted)))
+    pairs += [("Mounts", *shown) for shown in _mounts(asked["HostConfig"], found)]
     return [(name, wish, there) for name, wish, there in pairs if _plain(wish) != _plain(there)]
+
+
+def _mounts(asked: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """What was asked of the mounts that show the host, and what is told: which they are, and their options."""
+    told = found["HostConfig"].get("Mounts") or ()
+    wanted, given = ([one for one in mounts if one["Type"] == "bind"] for mounts in (asked["Mounts"], told))
+    mounted = [one for one in found["Mounts"] if one["Type"] == "bind"]
+    yield (
+        sorted((one["Source"], one["Target"], one["ReadOnly"]) for one in wanted),
+        sorted((one.get("Source", ""), one["Destination"], not one["RW"]) for one in mounted),
+    )
+    yield (
+        sorted((one["Target"], one["BindOptions"]["NonRecursive"]) for one in wanted),
+        sorted((one["Target"], bool((one.get("BindOptions") or {}).get("NonRecursive"))) for one in given),
+    )
 
 
 def _plain(value: Any) -> Any:
