@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
 from tests.engine.private import Engine, until
 from tests.workflows.seeing import text
+
+Mount = Callable[..., Path]
 
 
 def mounting(*binds: Bind) -> ContainerOptions:
@@ -90,6 +95,84 @@ def test_what_leads_out_is_refused_whatever_it_is_called(jobs: Jobs, tmp_path: P
     said = refusal(jobs, source)
     assert said.startswith(f"Mount refused: {source!r}"), said
     assert said.endswith("Nothing was started. [NT-D04]")
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts something at a new folder of this name below `tmp_path`, until the test ends."""
+    with ExitStack() as stack:
+
+        def mounted(name: str, *arguments: str) -> Path:
+            place = tmp_path / name
+            place.mkdir(parents=True)
+            made = subprocess.run(["mount", *arguments, str(place)], capture_output=True, text=True)
+            if made.returncode and not os.environ.get("CI"):
+                pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
+            assert made.returncode == 0, made.stderr
+            stack.callback(subprocess.run, ["umount", str(place)], check=True)
+            return place
+
+        yield mounted
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_mounted_below_a_folder_is_not_shown_with_it(
+    jobs: Jobs, tmp_path: Path, mount: Mount, read_only: bool
+) -> None:
+    below = mount("data/below", "-t", "tmpfs", "-o", "size=1m,mode=1777", "none")
+    (below / "there").touch()
+    (tmp_path / "data" / "given").touch()
+    code = (
+        "import os\nprint(sorted(os.listdir('/d')), os.listdir('/d/below'))\n"
+        "try:\n    open('/d/below/written', 'w')\nexcept OSError:\n    print('refused')"
+    )
+    job, events = jobs.run(code, container=mounting(Bind(str(tmp_path / "data"), "/d", read_only)))
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert text(events) == "['below', 'given'] []\nrefused\n"
+    assert [path.name for path in below.iterdir()] == ["there"]
+
+
+BY_ANOTHER_NAME: dict[str, tuple[Callable[[Engine], str], str]] = {
+    "the folder of the socket": (lambda engine: str(engine.folder), ""),
+    "the socket in it": (lambda engine: str(engine.folder), "docker.sock"),
+    "what the folder lies in": (lambda engine: str(engine.folder.parent), ""),
+    "its containers": (lambda engine: f"{engine.folder}/data", ""),
+    "something of them": (lambda engine: f"{engine.folder}/data", "image"),
+    "sockets": (lambda engine: "/run", ""),
+    "processes": (lambda engine: "/proc", "self"),
+    "everything": (lambda engine: "/", ""),
+}
+
+
+@pytest.mark.parametrize("name", BY_ANOTHER_NAME)
+def test_what_leads_out_is_refused_also_where_it_is_mounted_again(jobs: Jobs, mount: Mount, name: str) -> None:
+    what, inner = BY_ANOTHER_NAME[name]
+    source = mount("data/x", "--bind", what(jobs.engine)) / inner
+    said = refusal(jobs, source)
+    assert said.startswith(f"Mount refused: {str(source)!r}"), said
+    assert "under another name" in said
+
+
+def test_a_second_name_of_the_engines_socket_is_refused(jobs: Jobs) -> None:
+    socket = Path(jobs.engine.url.removeprefix("unix://"))
+    second = socket.with_name("second")
+    assert "the Docker socket" in refusal(jobs, socket)
+    os.link(socket, second)
+    try:
+        assert "Mount refused" in refusal(jobs, second)
+    finally:
+        second.unlink()
+
+
+def test_a_store_that_is_mounted_again_is_refused(
+    engine: Engine, environ: dict[str, str], tmp_path: Path, mount: Mount
+) -> None:
+    (tmp_path / "store").mkdir()
+    again = mount("data/x", "--bind", str(tmp_path / "store"))
+    with jobs_on(engine, kept_environ(environ, tmp_path / "store")) as jobs:
+        for folder in private_folders(jobs.manager.settings):
+            folder.mkdir(parents=True, exist_ok=True)
+        assert "job store" in refusal(jobs, again)
 
 
 def test_the_store_and_the_files_of_jobs_are_refused_and_what_contains_them(
