@@ -22,7 +22,7 @@ _IMAGE = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _USER = re.compile(r"(?:[0-9]+|[a-z_][a-z0-9_-]*)(?::(?:[0-9]+|[a-z_][a-z0-9_-]*))?")
-_MOST_ID = 2**31 - 1
+MOST_ID = 2**31 - 1
 _DEVICE = re.compile(r"[0-9]+(?::[0-9]+)?|(?:GPU|MIG)-[A-Za-z0-9-]+(?:/[0-9]+/[0-9]+)?")  # a number, a UUID, a part
 _NOTHING = "Nothing was started."
 _SYSTEM = ("proc", "sys", "dev")
@@ -111,7 +111,7 @@ def parse_network(text: str, what: str) -> str:
 
 def parse_user(text: str, what: str) -> str:
     """`UID[:GID]` or names. Raises `InvalidRequest`."""
-    if not _USER.fullmatch(text) or any(part.isdigit() and int(part) > _MOST_ID for part in text.split(":")):
+    if not _USER.fullmatch(text) or any(part.isdigit() and int(part) > MOST_ID for part in text.split(":")):
         raise InvalidRequest(f"{what} {text!r} is no user. Write UID or UID:GID, as in 1000:1000. {_NOTHING}")
     return text
 

@@ -18,7 +18,7 @@ import msgspec
 from ...containers import Bind, default_image
 from ...events import Isolation, Notification
 from ...frames import Report
-from ...jobs import Job, JobRequest
+from ...jobs import Job, JobRequest, Profile
 from ...worker import wire
 from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
@@ -38,6 +38,7 @@ from .pool import StandbyPool
 from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
+from .users import Users
 from .versions import Finding, look_into
 from .watch import Watch
 from .worker import DockerWorker
@@ -69,6 +70,7 @@ class DockerRunner:
         self.images = Images(self.engine)
         self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
+        self._users = Users(self.engine, self._labels)
         self._private = tuple(private)
         self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
@@ -107,11 +109,10 @@ class DockerRunner:
     def foresee(self, request: JobRequest) -> Isolation:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
-        binds = self._binds(request)
-        request = msgspec.structs.replace(request, container=msgspec.structs.replace(request.container, binds=binds))
+        request, image_user = self._resolved(request, image)
         network = request.container.network
         spec = container_spec(
-            request, self.engine.facts(), image=image.id, image_user=image.user, network=network, devices=()
+            request, self.engine.facts(), image=image.id, image_user=image_user, network=network, devices=()
         )
         return isolation(request, spec, image, python=self.images.python_of(image))
 
@@ -270,14 +271,23 @@ class DockerRunner:
             raise
 
     def _spec(self, job: Job, image: Image, leases: ExitStack, stop: CallOff, *, built: str) -> ContainerSpec:
-        request, options = job.request, job.request.container
+        options = job.request.container
         network = self._ensured_network(options.network)
         devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
-        binds = self._binds(request)
-        request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
+        request, image_user = self._resolved(job.request, image)
         return container_spec(
-            request, self.engine.facts(), image=built, image_user=image.user, network=network, devices=devices
+            request, self.engine.facts(), image=built, image_user=image_user, network=network, devices=devices
         )
+
+    def _resolved(self, request: JobRequest, image: Image) -> tuple[JobRequest, str]:
+        """The request with real paths and users in numbers, and the image's own user."""
+        options, binds = request.container, self._binds(request)
+        user = self._users.in_numbers(image.id, options.user)
+        untrusted = request.profile is Profile.UNTRUSTED  # its code is not told by a name who it is
+        image_user = image.user if user or untrusted else self._users.in_numbers(image.id, image.user)
+        return msgspec.structs.replace(
+            request, container=msgspec.structs.replace(options, binds=binds, user=user)
+        ), image_user
 
     def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
         root = self.engine.facts().get("DockerRootDir", "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...containers import WORKDIR, Bind, gpu_ids
+from ...containers import MOST_ID, WORKDIR, Bind, gpu_ids
 from ...jobs import JobRequest, Profile, ResourceLimits
 from . import syscalls
 from .bundle import LOADER
@@ -15,6 +16,7 @@ from .bundle import LOADER
 NOBODY = "65534:65534"
 LEAST_MEMORY_BYTES = 32 << 20
 LEAST_CPUS = 0.01
+_NUMBER = re.compile(r"[+-]?[0-9]+")
 _NANO = 10**9
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -84,7 +86,10 @@ def container_spec(
     network: str,
     devices: tuple[str, ...],
 ) -> ContainerSpec:
-    """What to create for a request. image: its id. network: the engine's name of it. devices: the GPUs leased."""
+    """What to create for a request. image: its id. network: the engine's name of it. devices: the GPUs leased.
+
+    image_user: the image's own, who counts where it is a number and not root's.
+    """
     able = holds(facts)
     asked = request.limits.asked()
     wanted = _within(PROFILE_LIMITS[request.profile], facts)
@@ -92,7 +97,7 @@ def container_spec(
     limits = {**defaults, **{name: value for name, value in asked.items() if name in able}}
     options = request.container
     untrusted = request.profile is Profile.UNTRUSTED
-    user = options.user or _user_of(image_user, untrusted=untrusted)
+    user = _user_of(options.user, image_user, untrusted=untrusted)
     covered = {bind.target for bind in options.binds}
     config = {
         **_program(request.profile),
@@ -114,14 +119,23 @@ def container_spec(
     return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
 
 
-def _user_of(image_user: str, *, untrusted: bool) -> str:
-    """The image's own user where that isn't root; untrusted code is not told who that is by a name of the image's."""
-    uid = image_user.partition(":")[0]
-    try:
-        is_root = int(uid) == 0  # the engine reads numbers with a sign, too
-    except ValueError:
-        is_root = uid in ("", "root") or untrusted
-    return NOBODY if is_root else image_user
+def is_number(text: str) -> bool:
+    """Whether the engine reads a user's or group's number in it; it takes a sign, too."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def _user_of(asked: str, image_user: str, *, untrusted: bool) -> str:
+    """Who it runs as: `UID:GID`, or the names that were asked for and that nobody could put into numbers.
+
+    A user without a group would get the group that the image's files say, or root's where they say none.
+    """
+    uid, _, gid = (asked or image_user).partition(":")
+    gid = gid or uid
+    if not (is_number(uid) and is_number(gid)):
+        return asked or NOBODY
+    numbers = int(uid), int(gid)
+    may_be = 0 < numbers[0] <= MOST_ID and int(untrusted) <= numbers[1] <= MOST_ID
+    return "{}:{}".format(*numbers) if asked or may_be else NOBODY
 
 
 def _mount(bind: Bind) -> dict[str, Any]:
