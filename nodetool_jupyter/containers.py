@@ -244,10 +244,27 @@ def check_options(options: ContainerOptions) -> None:
         parse_user(options.user, "--user")
     if options.gpus != parse_gpus(options.gpus, "--gpus"):
         raise InvalidRequest(f"--gpus {options.gpus!r} can't be read. Write all, a number, or device=0,2. {_NOTHING}")
-    for bind in options.binds:
-        _inside(bind.target, f"{bind.source}:{bind.target}", "-v")
+    targets = [
+        ("-v", bind.target, _inside(bind.target, f"{bind.source}:{bind.target}", "-v")) for bind in options.binds
+    ]
     for target, how in options.tmpfs.items():
-        parse_tmpfs(f"{target}:{how}", "--tmpfs")
+        targets.append(("--tmpfs", target, parse_tmpfs(f"{target}:{how}", "--tmpfs")[0]))
+    _check_targets(targets)
+
+
+def _check_targets(targets: Iterable[tuple[str, str, str]]) -> None:
+    """Each place once, as the engine writes it. targets: option, place as given, place as the engine writes it."""
+    seen: dict[str, str] = {}
+    for option, given, path in targets:
+        if given != path:
+            raise InvalidRequest(f"{option}: {given!r} can't be a place in the container. Write {path!r}. {_NOTHING}")
+        if path in seen:
+            both = option if option == seen[path] else f"{seen[path]} and {option}"
+            raise InvalidRequest(
+                f"{both}: {path!r} is named twice, and one place can show one thing. Leave one out, or take another "
+                f"place for it. {_NOTHING}"
+            )
+        seen[path] = option
 
 
 def _inside(target: str, text: str, what: str) -> str:

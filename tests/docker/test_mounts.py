@@ -249,6 +249,36 @@ def test_what_no_line_could_say_is_refused_from_python_too(jobs: Jobs, fields: d
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["host", "none", "bridge"])
+@pytest.mark.parametrize("length", [64, 12])
+def test_a_network_of_the_engines_own_is_refused_by_its_id_too(jobs: Jobs, name: str, length: int) -> None:
+    with jobs.engine.client() as client:
+        found = client.api.networks(names=[f"^{name}$"])
+    if not found:
+        pytest.skip(f"this engine has no network {name!r}")
+    with pytest.raises(InvalidRequest, match=f"the engine's own network '{name}'"):
+        jobs.submit("1", container=ContainerOptions(network=found[0]["Id"][:length]))
+    assert jobs.manager.find() == []
+
+
+@pytest.mark.parametrize(
+    ("binds", "tmpfs", "words"),
+    [
+        ((Bind("/usr", "/x"), Bind("/etc", "/x")), {}, "-v: '/x' is named twice"),
+        ((Bind("/usr", "/x"),), {"/x": "size=1m"}, "-v and --tmpfs: '/x' is named twice"),
+        ((Bind("/usr", "/job/"),), {}, "Write '/job'"),
+        ((Bind("/etc/passwd", "/job"),), {}, "is no folder, and the job is to run in '/job'"),
+    ],
+)
+def test_one_place_shows_one_thing_and_the_job_runs_in_a_folder(
+    jobs: Jobs, binds: tuple[Bind, ...], tmpfs: dict[str, str], words: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        jobs.submit("1", container=ContainerOptions(binds=binds, tmpfs=tmpfs))
+    assert words in str(caught.value)
+    assert jobs.manager.find() == []
+
+
 def test_a_bridge_is_the_kernels_own_and_its_containers_do_not_see_each_other(jobs: Jobs) -> None:
     job, events = jobs.run(
         "import os\nprint(sorted(os.listdir('/sys/class/net')))", container=ContainerOptions(network="bridge")

@@ -49,6 +49,16 @@ def checked_binds(
     return tuple(_checked(bind, places) for bind in binds)
 
 
+def check_workdir(binds: Iterable[Bind], workdir: str) -> None:
+    """Raise `InvalidRequest` for a file where the job is to run. binds: checked ones."""
+    for bind in binds:
+        if _contains(bind.target, workdir) and not os.path.isdir(bind.source):
+            raise InvalidRequest(
+                f"-v: {bind.source!r} is no folder, and the job is to run in {workdir!r}. Show it elsewhere, as in "
+                f"-v {bind.source}:{bind.target}/{os.path.basename(bind.source)}. Nothing was started."
+            )
+
+
 def what_lies_at(sources: Iterable[str]) -> list[tuple[int, int] | None]:
     """The files and folders at these paths now: a container shows for ever what lay there when it was made."""
     found: list[tuple[int, int] | None] = []

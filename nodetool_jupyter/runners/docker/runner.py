@@ -16,6 +16,7 @@ import anyio.to_thread
 import msgspec
 
 from ...containers import Bind, default_image
+from ...errors import InvalidRequest
 from ...events import Isolation, Notification
 from ...frames import Report
 from ...jobs import Job, JobRequest, Profile
@@ -33,7 +34,7 @@ from .idle import IdleStreams
 from .images import Image, Images
 from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
-from .mounts import checked_binds, what_lies_at
+from .mounts import check_workdir, checked_binds, what_lies_at
 from .pool import StandbyPool
 from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
@@ -95,7 +96,9 @@ class DockerRunner:
             self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
             wheels.check_pip()
-        self._binds(request)
+        check_workdir(self._binds(request), request.container.workdir)
+        if request.container.network not in ("none", "bridge"):
+            leftovers.foreign_network(self.engine, request.container.network)
         check_held(request, facts)
         self.images.check(request.container)
 
@@ -264,7 +267,7 @@ class DockerRunner:
                 )
                 self.images.learn(image.id, box.python)
                 return _Started(spec, key, box, image, watched, leases.pop_all())
-        except (EngineUnavailable, EngineRefused) as error:
+        except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
             raise WorkerNotStarted(str(error)) from None
         except WorkerNotStarted:
             self._network = ""  # somebody may have removed it: the next job looks
@@ -309,7 +312,7 @@ class DockerRunner:
 
     def _ensured_network(self, network: str) -> str:
         if network != "bridge":
-            return network
+            return network if network == "none" else leftovers.foreign_network(self.engine, network)
         with self._network_lock:
             if not self._network:
                 name = f"nodetool-{self._labels[leftovers.OWNER_LABEL]}"
