@@ -14,6 +14,7 @@ from nodetool_jupyter.containers import Bind, ContainerOptions
 from nodetool_jupyter.engine import private_folders
 from nodetool_jupyter.errors import InvalidRequest, ProfileRefused
 from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
+from nodetool_jupyter.notebook.hints import with_hint
 from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
 from tests.engine.private import Engine, until
@@ -49,6 +50,16 @@ def test_a_folder_may_take_the_place_of_the_jobs_own(jobs: Jobs, tmp_path: Path)
     job, _ = jobs.run("open('here', 'w').close()", container=mounting(Bind(str(tmp_path), "/job")))
     assert job.status is JobStatus.COMPLETED, job.message
     assert (tmp_path / "here").exists()
+
+
+def test_a_folder_that_the_engine_made_for_the_job_is_told_to_be_roots(jobs: Jobs) -> None:
+    options = ContainerOptions(workdir="/work")
+    job, _ = jobs.run("open('x', 'w')", container=options)
+    assert with_hint(job.message, job.request).endswith("Add --tmpfs /work:size=1g, or run in /job without -w.")
+    options = ContainerOptions(workdir="/work", tmpfs={"/work": "size=1048576,mode=1777"})
+    job, _ = jobs.run("open('x', 'w').close()\nopen('/etc/x', 'w')", container=options)
+    assert job.message.startswith("PermissionError: ")
+    assert "--tmpfs" not in with_hint(job.message, job.request)
 
 
 def test_a_link_is_followed_before_the_folder_is_shown(jobs: Jobs, tmp_path: Path) -> None:
