@@ -22,7 +22,7 @@ _IMAGE = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _USER = re.compile(r"(?:[0-9]+|[a-z_][a-z0-9_-]*)(?::(?:[0-9]+|[a-z_][a-z0-9_-]*))?")
-_MOST_ID = 2**31 - 1
+MOST_ID = 2**31 - 1
 _DEVICE = re.compile(r"[0-9]+(?::[0-9]+)?|(?:GPU|MIG)-[A-Za-z0-9-]+(?:/[0-9]+/[0-9]+)?")  # a number, a UUID, a part
 _NOTHING = "Nothing was started."
 _SYSTEM = ("proc", "sys", "dev")
@@ -111,7 +111,7 @@ def parse_network(text: str, what: str) -> str:
 
 def parse_user(text: str, what: str) -> str:
     """`UID[:GID]` or names. Raises `InvalidRequest`."""
-    if not _USER.fullmatch(text) or any(part.isdigit() and int(part) > _MOST_ID for part in text.split(":")):
+    if not _USER.fullmatch(text) or any(part.isdigit() and int(part) > MOST_ID for part in text.split(":")):
         raise InvalidRequest(f"{what} {text!r} is no user. Write UID or UID:GID, as in 1000:1000. {_NOTHING}")
     return text
 
@@ -244,10 +244,27 @@ def check_options(options: ContainerOptions) -> None:
         parse_user(options.user, "--user")
     if options.gpus != parse_gpus(options.gpus, "--gpus"):
         raise InvalidRequest(f"--gpus {options.gpus!r} can't be read. Write all, a number, or device=0,2. {_NOTHING}")
-    for bind in options.binds:
-        _inside(bind.target, f"{bind.source}:{bind.target}", "-v")
+    targets = [
+        ("-v", bind.target, _inside(bind.target, f"{bind.source}:{bind.target}", "-v")) for bind in options.binds
+    ]
     for target, how in options.tmpfs.items():
-        parse_tmpfs(f"{target}:{how}", "--tmpfs")
+        targets.append(("--tmpfs", target, parse_tmpfs(f"{target}:{how}", "--tmpfs")[0]))
+    _check_targets(targets)
+
+
+def _check_targets(targets: Iterable[tuple[str, str, str]]) -> None:
+    """Each place once, as the engine writes it. targets: option, place as given, place as the engine writes it."""
+    seen: dict[str, str] = {}
+    for option, given, path in targets:
+        if given != path:
+            raise InvalidRequest(f"{option}: {given!r} can't be a place in the container. Write {path!r}. {_NOTHING}")
+        if path in seen:
+            both = option if option == seen[path] else f"{seen[path]} and {option}"
+            raise InvalidRequest(
+                f"{both}: {path!r} is named twice, and one place can show one thing. Leave one out, or take another "
+                f"place for it. {_NOTHING}"
+            )
+        seen[path] = option
 
 
 def _inside(target: str, text: str, what: str) -> str:

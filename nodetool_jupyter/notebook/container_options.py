@@ -127,7 +127,7 @@ def container_changes(given: Namespace) -> dict[str, Any]:
         "user": ("user", lambda: parse_user(given.user, "--user")),
         "network": ("network", lambda: parse_network(given.network, "--network")),
         "volumes": ("binds", lambda: tuple(parse_bind(text, "-v") for text in given.volumes)),
-        "tmpfs": ("tmpfs", lambda: dict(parse_tmpfs(text, "--tmpfs") for text in given.tmpfs)),
+        "tmpfs": ("tmpfs", lambda: _tmpfs(given.tmpfs)),
         "read_only": ("read_only", lambda: True),
         "workdir": ("workdir", lambda: parse_workdir(given.workdir, "--workdir")),
         "collect": ("collect", lambda: tuple(given.collect)),
@@ -157,6 +157,13 @@ def without_docker_limits(limits: ResourceLimits, settings: Settings) -> Resourc
     """The limits of a job that ran in a container, for elsewhere: not those that are set for containers alone."""
     same = [field for field, name in _LIMITS.items() if getattr(limits, field) == settings[name]]
     return msgspec.structs.replace(limits, **dict.fromkeys(same))
+
+
+def _tmpfs(given: list[str]) -> dict[str, str]:
+    found = [parse_tmpfs(text, "--tmpfs") for text in given]
+    if len(dict(found)) < len(found):
+        raise InvalidRequest(f"--tmpfs: one place is named twice. Leave one out. {_NOTHING}")
+    return dict(found)
 
 
 def _requirements(given: str | list[str]) -> tuple[str, ...]:

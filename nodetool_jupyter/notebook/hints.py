@@ -6,10 +6,12 @@ import os
 import re
 
 from ..config import environment, job_environment
+from ..containers import WORKDIR, ContainerOptions
 from ..jobs import JobRequest, Profile
 
 _MISSING_FILE = re.compile(r"FileNotFoundError: .*: '([^']+)'\Z")
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z]\w*)[^']*'\Z")
+_NO_RIGHT = re.compile(r"PermissionError: .*: '([^']+)'\Z")
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'\Z")
 _NO_NETWORK = re.compile(r"Network is unreachable|[Nn]ame resolution|Name or service not known|Failed to resolve")
 _NO_LOOP = re.compile(r"RuntimeError: (no running event loop|There is no current event loop in thread .*)\Z")
@@ -41,6 +43,13 @@ def with_hint(message: str, request: JobRequest) -> str:
         if missing := _MISSING_FILE.match(message):
             shown = _mount(missing[1], request.container.workdir)
             return f"{message}. A container sees none of this machine's files; show it this one with -v {shown}."
+        denied = _NO_RIGHT.match(message)
+        if denied and _in_roots_folder(denied[1], request.container):
+            folder = request.container.workdir
+            return (
+                f"{message}. {folder} is the image's or was made for -w, and belongs to root. "
+                f"Add --tmpfs {folder}:size=1g, or run in {WORKDIR} without -w."
+            )
     found = _KEY_ERROR.match(message)
     if found is None or request.runner == "threaded":
         return message
@@ -48,6 +57,13 @@ def with_hint(message: str, request: JobRequest) -> str:
     if name not in environ or name in job_environment(environ, request):
         return message
     return f"{message}. The kernel's environment has {name}; pass it with -e {name}."
+
+
+def _in_roots_folder(path: str, options: ContainerOptions) -> bool:
+    """Whether it lies in a folder named with -w that nothing is mounted at."""
+    workdir = options.workdir
+    mounted = {WORKDIR, *options.tmpfs, *(bind.target for bind in options.binds)}
+    return workdir not in mounted and os.path.normpath(os.path.join(workdir, path)).startswith(f"{workdir}/")
 
 
 def _mount(path: str, workdir: str) -> str:

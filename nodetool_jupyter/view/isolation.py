@@ -63,8 +63,10 @@ _PLACES: Mapping[str, Callable[[Isolation], str]] = {"bubblewrap": _sandboxed, "
 
 
 def _user(user: str) -> str:
-    name = user.partition(":")[0]
-    return f"user {name} (root)" if name == "0" else f"user {name}"
+    name, _, group = user.partition(":")
+    if name == "0":
+        return f"user {name} (root)"
+    return f"user {name}, group 0 (root)" if group == "0" else f"user {name}"
 
 
 def _network(details: Mapping[str, Any]) -> str:

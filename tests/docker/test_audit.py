@@ -9,7 +9,7 @@ from typing import Any
 import docker
 import pytest
 
-from nodetool_jupyter.containers import ContainerOptions
+from nodetool_jupyter.containers import Bind, ContainerOptions
 from nodetool_jupyter.jobs import Job, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker import built
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
@@ -27,6 +27,7 @@ class Lies:
         self.host: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.mounts: list[dict[str, Any]] = []
+        self.mounted: list[dict[str, Any]] | None = None
         self.warnings: list[str] = []
         self.started: list[str] = []
         inspect, create, start = (
@@ -37,7 +38,7 @@ class Lies:
             found = inspect(client, container)
             found["HostConfig"].update(self.host)
             found["Config"].update(self.config)
-            found["Mounts"] += self.mounts
+            found["Mounts"] = [*(found["Mounts"] if self.mounted is None else self.mounted), *self.mounts]
             return found
 
         def warning(client: docker.APIClient, *arguments: Any) -> dict[str, Any]:
@@ -144,6 +145,26 @@ def test_another_user_or_folder_refuses_the_start(jobs: Jobs, lies: Lies, field:
 def test_a_mount_that_nobody_asked_for_refuses_the_start(jobs: Jobs, lies: Lies) -> None:
     lies.mounts.append({"Type": "bind", "Source": "/", "Destination": "/host", "RW": True})
     refused(jobs.run("1")[0], "Mounts")
+    assert lies.started == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"Source": "/etc"},
+        {"Target": "/other"},
+        {"BindOptions": {"NonRecursive": False}},
+        {"BindOptions": None},
+    ],
+)
+def test_another_folder_or_more_than_was_asked_refuses_the_start(
+    jobs: Jobs, lies: Lies, tmp_path: Path, told: dict[str, Any]
+) -> None:
+    asked = {"Type": "bind", "Source": str(tmp_path), "Target": "/d", "ReadOnly": True}
+    there = {**asked, "BindOptions": {"NonRecursive": True}, **told}
+    lies.host["Mounts"] = [there]
+    lies.mounted = [{"Type": "bind", "Source": there["Source"], "Destination": there["Target"], "RW": False}]
+    refused(jobs.run("1", container=ContainerOptions(binds=(Bind(str(tmp_path), "/d", True),)))[0], "Mounts")
     assert lies.started == []
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import docker
 import pytest
 
 from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.jobs import JobStatus, Profile
+from nodetool_jupyter.view.isolation import isolation_text
 from tests.docker.jobs import Jobs, isolation
 from tests.engine import images
 from tests.engine.private import Engine
@@ -31,14 +33,18 @@ def image(run_engine: Engine) -> Iterator[ContainerOptions]:
         "open('/etc/passwd', 'a').write('toor:x:0:0::/:/bin/sh\\n')"
     )
     with run_engine.client() as client:
-        made = client.containers.create(images.IMAGE, ["python3", "-c", code], network_mode="none")
-        made.start()
-        assert made.wait()["StatusCode"] == 0
-        repository, tag = NAME.split(":")
-        client.api.commit(made.id, repository, tag, changes=SETTINGS)
-        made.remove(v=True)
+        client.api.remove_container(changed(client, code, NAME, *SETTINGS))
         yield ContainerOptions(image=NAME)
         client.images.remove(NAME)
+
+
+def changed(client: docker.DockerClient, code: str, name: str, *settings: str) -> str:
+    """Commit what root's Python makes of the image; the container that it ran in."""
+    made = client.api.create_container(images.IMAGE, ["python3", "-c", code], host_config={"NetworkMode": "none"})
+    client.api.start(made)
+    assert client.api.wait(made)["StatusCode"] == 0
+    client.api.commit(made, *name.split(":"), changes=settings)
+    return str(made["Id"])
 
 
 def test_its_environment_and_path_count_and_its_program_and_folder_do_not(jobs: Jobs, image: ContainerOptions) -> None:
@@ -53,3 +59,55 @@ def test_a_name_for_root_that_only_the_image_knows_makes_no_untrusted_root(jobs:
     assert job.status is JobStatus.COMPLETED, job.message
     assert text(events) == "65534\n"
     assert isolation(events).details["user"] == "65534:65534"
+
+
+def test_a_name_for_root_makes_no_root_and_one_that_was_asked_for_is_told(jobs: Jobs, image: ContainerOptions) -> None:
+    code = "import os\nprint(os.getuid(), os.getgid(), os.getgroups())"
+    _, events = jobs.run(code, container=image)
+    assert text(events) == "65534 65534 [65534]\n"
+    assert isolation(events).details["user"] == "65534:65534"
+    _, events = jobs.run(code, container=ContainerOptions(image=NAME, user="toor"))
+    assert text(events) == "0 0 [0]\n"
+    assert "user 0 (root)" in isolation_text(isolation(events))
+
+
+def test_a_named_user_who_is_not_root_is_kept_and_told_by_number(jobs: Jobs) -> None:
+    options = ContainerOptions(image="nodetool-test:user")
+    code = "import os\nprint(os.getuid(), os.getgid())"
+    job, events = jobs.run(code, container=options)
+    assert (text(events), isolation(events).details["user"]) == ("33 33\n", "33:33"), job.message
+    foreseen = jobs.manager.runner("docker").foresee(job.request)
+    assert foreseen.details["user"] == "33:33"
+    _, events = jobs.run(code, container=options, profile=Profile.UNTRUSTED)
+    assert text(events) == "65534 65534\n"
+
+
+@pytest.mark.parametrize("profile", [Profile.DEFAULT, Profile.UNTRUSTED])
+@pytest.mark.parametrize("user", ["1234", "1234:99"])
+def test_a_number_without_a_group_is_not_in_roots(jobs: Jobs, user: str, profile: Profile) -> None:
+    options = ContainerOptions(image=images.IMAGE, user=user)
+    job, events = jobs.run("import os\nprint(os.getuid(), os.getgid())", container=options, profile=profile)
+    uid, _, gid = user.partition(":")
+    assert text(events) == f"{uid} {gid or uid}\n", job.message
+    assert isolation(events).details["user"] == f"{uid}:{gid or uid}"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "os.remove('/etc/passwd')",
+        "open('/etc/passwd', 'a').write('one:x:1:1::/:\\n' * 100_000)",
+        "os.remove('/etc/passwd')\nos.symlink('/proc/self/environ', '/etc/passwd')",
+    ],
+)
+def test_an_image_without_a_list_of_its_users_has_none(jobs: Jobs, run_engine: Engine, made: str) -> None:
+    with run_engine.client() as client:
+        client.api.remove_container(
+            changed(client, f"import os\n{made}", "nodetool-test:unlisted", *images.BASE, "USER www-data")
+        )
+        try:
+            _, events = jobs.run("1", container=ContainerOptions(image="nodetool-test:unlisted"))
+            assert isolation(events).details["user"] == "65534:65534"
+        finally:
+            jobs.nothing_is_left()
+            client.images.remove("nodetool-test:unlisted")

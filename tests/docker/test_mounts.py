@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,13 @@ from nodetool_jupyter.containers import Bind, ContainerOptions
 from nodetool_jupyter.engine import private_folders
 from nodetool_jupyter.errors import InvalidRequest, ProfileRefused
 from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
+from nodetool_jupyter.notebook.hints import with_hint
 from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
 from tests.engine.private import Engine, until
 from tests.workflows.seeing import text
+
+Mount = Callable[..., Path]
 
 
 def mounting(*binds: Bind) -> ContainerOptions:
@@ -44,6 +50,16 @@ def test_a_folder_may_take_the_place_of_the_jobs_own(jobs: Jobs, tmp_path: Path)
     job, _ = jobs.run("open('here', 'w').close()", container=mounting(Bind(str(tmp_path), "/job")))
     assert job.status is JobStatus.COMPLETED, job.message
     assert (tmp_path / "here").exists()
+
+
+def test_a_folder_that_the_engine_made_for_the_job_is_told_to_be_roots(jobs: Jobs) -> None:
+    options = ContainerOptions(workdir="/work")
+    job, _ = jobs.run("open('x', 'w')", container=options)
+    assert with_hint(job.message, job.request).endswith("Add --tmpfs /work:size=1g, or run in /job without -w.")
+    options = ContainerOptions(workdir="/work", tmpfs={"/work": "size=1048576,mode=1777"})
+    job, _ = jobs.run("open('x', 'w').close()\nopen('/etc/x', 'w')", container=options)
+    assert job.message.startswith("PermissionError: ")
+    assert "--tmpfs" not in with_hint(job.message, job.request)
 
 
 def test_a_link_is_followed_before_the_folder_is_shown(jobs: Jobs, tmp_path: Path) -> None:
@@ -90,6 +106,84 @@ def test_what_leads_out_is_refused_whatever_it_is_called(jobs: Jobs, tmp_path: P
     said = refusal(jobs, source)
     assert said.startswith(f"Mount refused: {source!r}"), said
     assert said.endswith("Nothing was started. [NT-D04]")
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts something at a new folder of this name below `tmp_path`, until the test ends."""
+    with ExitStack() as stack:
+
+        def mounted(name: str, *arguments: str) -> Path:
+            place = tmp_path / name
+            place.mkdir(parents=True)
+            made = subprocess.run(["mount", *arguments, str(place)], capture_output=True, text=True)
+            if made.returncode and not os.environ.get("CI"):
+                pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
+            assert made.returncode == 0, made.stderr
+            stack.callback(subprocess.run, ["umount", str(place)], check=True)
+            return place
+
+        yield mounted
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_mounted_below_a_folder_is_not_shown_with_it(
+    jobs: Jobs, tmp_path: Path, mount: Mount, read_only: bool
+) -> None:
+    below = mount("data/below", "-t", "tmpfs", "-o", "size=1m,mode=1777", "none")
+    (below / "there").touch()
+    (tmp_path / "data" / "given").touch()
+    code = (
+        "import os\nprint(sorted(os.listdir('/d')), os.listdir('/d/below'))\n"
+        "try:\n    open('/d/below/written', 'w')\nexcept OSError:\n    print('refused')"
+    )
+    job, events = jobs.run(code, container=mounting(Bind(str(tmp_path / "data"), "/d", read_only)))
+    assert job.status is JobStatus.COMPLETED, job.message
+    assert text(events) == "['below', 'given'] []\nrefused\n"
+    assert [path.name for path in below.iterdir()] == ["there"]
+
+
+BY_ANOTHER_NAME: dict[str, tuple[Callable[[Engine], str], str]] = {
+    "the folder of the socket": (lambda engine: str(engine.folder), ""),
+    "the socket in it": (lambda engine: str(engine.folder), "docker.sock"),
+    "what the folder lies in": (lambda engine: str(engine.folder.parent), ""),
+    "its containers": (lambda engine: f"{engine.folder}/data", ""),
+    "something of them": (lambda engine: f"{engine.folder}/data", "image"),
+    "sockets": (lambda engine: "/run", ""),
+    "processes": (lambda engine: "/proc", "self"),
+    "everything": (lambda engine: "/", ""),
+}
+
+
+@pytest.mark.parametrize("name", BY_ANOTHER_NAME)
+def test_what_leads_out_is_refused_also_where_it_is_mounted_again(jobs: Jobs, mount: Mount, name: str) -> None:
+    what, inner = BY_ANOTHER_NAME[name]
+    source = mount("data/x", "--bind", what(jobs.engine)) / inner
+    said = refusal(jobs, source)
+    assert said.startswith(f"Mount refused: {str(source)!r}"), said
+    assert "under another name" in said
+
+
+def test_a_second_name_of_the_engines_socket_is_refused(jobs: Jobs) -> None:
+    socket = Path(jobs.engine.url.removeprefix("unix://"))
+    second = socket.with_name("second")
+    assert "the Docker socket" in refusal(jobs, socket)
+    os.link(socket, second)
+    try:
+        assert "Mount refused" in refusal(jobs, second)
+    finally:
+        second.unlink()
+
+
+def test_a_store_that_is_mounted_again_is_refused(
+    engine: Engine, environ: dict[str, str], tmp_path: Path, mount: Mount
+) -> None:
+    (tmp_path / "store").mkdir()
+    again = mount("data/x", "--bind", str(tmp_path / "store"))
+    with jobs_on(engine, kept_environ(environ, tmp_path / "store")) as jobs:
+        for folder in private_folders(jobs.manager.settings):
+            folder.mkdir(parents=True, exist_ok=True)
+        assert "job store" in refusal(jobs, again)
 
 
 def test_the_store_and_the_files_of_jobs_are_refused_and_what_contains_them(
@@ -164,6 +258,36 @@ def test_what_no_line_could_say_is_refused_from_python_too(jobs: Jobs, fields: d
     with pytest.raises(InvalidRequest) as caught:
         jobs.submit("1", container=ContainerOptions(**fields))  # type: ignore[arg-type]
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["host", "none", "bridge"])
+@pytest.mark.parametrize("length", [64, 12])
+def test_a_network_of_the_engines_own_is_refused_by_its_id_too(jobs: Jobs, name: str, length: int) -> None:
+    with jobs.engine.client() as client:
+        found = client.api.networks(names=[f"^{name}$"])
+    if not found:
+        pytest.skip(f"this engine has no network {name!r}")
+    with pytest.raises(InvalidRequest, match=f"the engine's own network '{name}'"):
+        jobs.submit("1", container=ContainerOptions(network=found[0]["Id"][:length]))
+    assert jobs.manager.find() == []
+
+
+@pytest.mark.parametrize(
+    ("binds", "tmpfs", "words"),
+    [
+        ((Bind("/usr", "/x"), Bind("/etc", "/x")), {}, "-v: '/x' is named twice"),
+        ((Bind("/usr", "/x"),), {"/x": "size=1m"}, "-v and --tmpfs: '/x' is named twice"),
+        ((Bind("/usr", "/job/"),), {}, "Write '/job'"),
+        ((Bind("/etc/passwd", "/job"),), {}, "is no folder, and the job is to run in '/job'"),
+    ],
+)
+def test_one_place_shows_one_thing_and_the_job_runs_in_a_folder(
+    jobs: Jobs, binds: tuple[Bind, ...], tmpfs: dict[str, str], words: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        jobs.submit("1", container=ContainerOptions(binds=binds, tmpfs=tmpfs))
+    assert words in str(caught.value)
+    assert jobs.manager.find() == []
 
 
 def test_a_bridge_is_the_kernels_own_and_its_containers_do_not_see_each_other(jobs: Jobs) -> None:

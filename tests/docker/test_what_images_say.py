@@ -13,6 +13,7 @@ from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
 from nodetool_jupyter.runners.docker.probe import Python
 from nodetool_jupyter.runners.docker.refusals import check_held, check_request
 from nodetool_jupyter.runners.docker.spec import NOBODY, container_spec
+from nodetool_jupyter.runners.docker.users import in_numbers
 
 SECCOMP = {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"]}
 
@@ -50,11 +51,37 @@ def test_a_python_that_can_not_be_is_none(claim: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("user", "runs_as"),
-    [("+0", NOBODY), ("-0", NOBODY), ("00:0", NOBODY), ("root:5", NOBODY), ("\u00b2", "\u00b2"), ("app", "app")],
+    [
+        *((root, NOBODY) for root in ("", "+0", "-0", "00:0", "0:5", "root", "root:5", "-5", "99999999999")),
+        *((name, NOBODY) for name in ("app", "\u00b2", "\u0663", "1_0", "1000:app", "1000:-1")),
+        *(("1000", "1000:1000"), ("+1000", "1000:1000"), ("1000:100", "1000:100"), ("1000:0", "1000:0")),
+    ],
 )
-def test_every_way_to_write_root_is_nobody(user: str, runs_as: str) -> None:
-    spec = container_spec(request(Profile.DEFAULT), {}, image="sha256:1", image_user=user, network="none", devices=())
-    assert spec.config["User"] == runs_as
+def test_an_images_own_user_counts_where_it_is_a_number_and_not_roots(user: str, runs_as: str) -> None:
+    def runs(profile: Profile) -> str:
+        spec = container_spec(request(profile), {}, image="sha256:1", image_user=user, network="none", devices=())
+        return str(spec.config["User"])
+
+    assert runs(Profile.DEFAULT) == runs_as
+    assert runs(Profile.UNTRUSTED) == (NOBODY if runs_as.endswith(":0") else runs_as)
+
+
+PASSWD = (
+    "root:x:0:0:root:/root:/bin/sh\napp:x:7:8::/:/bin/sh\napp:x:0:0::/:\ntoor:x:0:0::/:\nodd:x:seven:8::/:\nshort:x\n"
+)
+GROUP = "root:x:0:\nstaff:x:50:app\nodd:x:x:\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "means"),
+    [
+        *(("app", "7:8"), ("app:staff", "7:50"), ("app:0", "7:0"), ("1000:staff", "1000:50"), ("toor", "0:0")),
+        *((as_it_is, as_it_is) for as_it_is in ("odd", "short", "none", "app:odd", "app:none", "1000:none")),
+    ],
+)
+def test_names_are_what_the_images_files_say_and_nothing_else(user: str, means: str) -> None:
+    assert in_numbers(user, PASSWD, GROUP) == means
+    assert in_numbers("app", "", "") == "app"
 
 
 @pytest.mark.parametrize("told", [[], ["name=apparmor"], ["name=seccomp,profile=unconfined"]])

@@ -34,6 +34,9 @@ def container(**details: Any) -> ev.Isolation:
     ("details", "text"),
     [
         ({}, "container · user 65534 · no network · none of your files"),
+        ({"user": "1000:1000"}, "container · user 1000 · no network · none of your files"),
+        ({"user": "1000:0"}, "container · user 1000, group 0 (root) · no network · none of your files"),
+        ({"user": "0:0"}, "container · user 0 (root) · no network · none of your files"),
         ({"user": "0"}, "container · user 0 (root) · no network · none of your files"),
         ({"network": "nodetool-ab12"}, "container · user 65534 · network bridge · none of your files"),
         ({"network": "lab"}, "container · user 65534 · network lab · none of your files"),

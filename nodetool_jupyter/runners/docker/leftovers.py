@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...errors import InvalidRequest
 from ..base import Swept
-from .engine import LONG_SECONDS, Engine, EngineRefused
+from .engine import CHECK_SECONDS, LONG_SECONDS, Engine, EngineRefused
 
 OWNER_LABEL = "nodetool.owner"
 BUILT_LABEL = "nodetool.built"
@@ -23,6 +24,23 @@ def own_network(engine: Engine, name: str, labels: Labels) -> str:
             seconds=LONG_SECONDS,
         )
     return name
+
+
+def foreign_network(engine: Engine, name: str) -> str:
+    """The name of a network that somebody else made, which may be given by its id.
+
+    One that isn't there is left for the engine to tell. Raises `InvalidRequest` for the engine's own ones.
+    """
+    try:
+        found = engine.ask(lambda client: client.inspect_network(name), seconds=CHECK_SECONDS)
+    except EngineRefused:
+        return name
+    if found["Driver"] in ("host", "null") or found["Name"] == "bridge":
+        raise InvalidRequest(
+            f"--network {name!r} is refused: it is the engine's own network {found['Name']!r}. "
+            "Take none, bridge, or the name of a network that you made. Nothing was started."
+        )
+    return str(found["Name"])
 
 
 def owned_by(owner: str) -> Callable[[Labels], bool]:

@@ -1,9 +1,10 @@
-"""Which paths of the host a container may be shown."""
+"""What of the host a container may be shown."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...containers import Bind
@@ -38,12 +39,24 @@ def checked_binds(
             f"-v {binds[0].source!r}: the engine at {engine_url} is another machine's, and its paths can't be checked "
             "from here. Send the data with --in, or use a local engine. Nothing was started."
         )
-    sockets = {
-        os.path.realpath(path) for path in (*_ENGINES, engine_url.removeprefix("unix://")) if path.startswith("/")
-    }
-    own = {os.path.realpath(path): "the job store or its files" for path in private}
-    never = {os.path.realpath(path) for path in (*_NEVER, engine_root) if path}
-    return tuple(_checked(bind, sockets, own, never) for bind in binds)
+    sockets = {path for path in (*_ENGINES, engine_url.removeprefix("unix://")) if path.startswith("/")}
+    never = {path for path in (*_NEVER, engine_root) if path}
+    places = (
+        *(_Place(path, "the Docker socket", "is, or contains,") for path in sorted(map(os.path.realpath, sockets))),
+        *(_Place(path, "the job store or its files") for path in map(os.path.realpath, private)),
+        *(_Place(path, f"{path}, which is the machine's own") for path in sorted(map(os.path.realpath, never))),
+    )
+    return tuple(_checked(bind, places) for bind in binds)
+
+
+def check_workdir(binds: Iterable[Bind], workdir: str) -> None:
+    """Raise `InvalidRequest` for a file where the job is to run. binds: checked ones."""
+    for bind in binds:
+        if _contains(bind.target, workdir) and not os.path.isdir(bind.source):
+            raise InvalidRequest(
+                f"-v: {bind.source!r} is no folder, and the job is to run in {workdir!r}. Show it elsewhere, as in "
+                f"-v {bind.source}:{bind.target}/{os.path.basename(bind.source)}. Nothing was started."
+            )
 
 
 def what_lies_at(sources: Iterable[str]) -> list[tuple[int, int] | None]:
@@ -59,22 +72,38 @@ def what_lies_at(sources: Iterable[str]) -> list[tuple[int, int] | None]:
     return found
 
 
-def _checked(bind: Bind, sockets: set[str], own: dict[str, str], never: set[str]) -> Bind:
+@dataclass(frozen=True)
+class _Place:
+    """What no container may be shown, nor a part of it, nor what it lies in."""
+
+    path: str
+    what: str
+    how: str = "is, contains or belongs to"
+
+
+def _checked(bind: Bind, places: Iterable[_Place]) -> Bind:
     source = os.path.realpath(os.path.expanduser(bind.source))
     if source == "/":
         raise MountRefused(bind.source, "is the whole machine")
-    for path in sockets:
-        if _contains(source, path):
-            raise MountRefused(bind.source, "is, or contains, the Docker socket")
-    if not os.path.exists(source):
+    for place in places:
+        if _contains(source, place.path) or _contains(place.path, source):
+            raise MountRefused(bind.source, f"{place.how} {place.what}")
+    upwards = _upwards(source)
+    if upwards[0] is None:
         raise InvalidRequest(f"-v: there is no {bind.source!r} on this machine. Make it first. Nothing was started.")
-    for path, what in own.items():
-        if _contains(source, path) or _contains(path, source):
-            raise MountRefused(bind.source, f"is, contains or belongs to {what}")
-    for path in sorted(never):
-        if _contains(path, source) or _contains(source, path):
-            raise MountRefused(bind.source, f"is, contains or belongs to {path}, which is the machine's own")
+    for place in places:
+        around = _upwards(place.path)
+        if upwards[0] in around or (around[0] is not None and around[0] in upwards):
+            raise MountRefused(bind.source, f"{place.how} {place.what}, mounted or linked under another name")
     return Bind(source, bind.target, bind.read_only)
+
+
+def _upwards(path: str) -> list[tuple[int, int] | None]:
+    """What lies at a path and at each folder above it: the same under every name that mounts and links give it."""
+    folders = [path]
+    while folders[-1] != os.path.dirname(folders[-1]):
+        folders.append(os.path.dirname(folders[-1]))
+    return what_lies_at(folders)
 
 
 def _contains(folder: str, path: str) -> bool:

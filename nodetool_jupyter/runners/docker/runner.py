@@ -16,9 +16,10 @@ import anyio.to_thread
 import msgspec
 
 from ...containers import Bind, default_image
+from ...errors import InvalidRequest
 from ...events import Isolation, Notification
 from ...frames import Report
-from ...jobs import Job, JobRequest
+from ...jobs import Job, JobRequest, Profile
 from ...worker import wire
 from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
@@ -33,11 +34,12 @@ from .idle import IdleStreams
 from .images import Image, Images
 from .isolation import isolation, isolation_of
 from .ladder import UNKILLABLE_SECONDS
-from .mounts import checked_binds, what_lies_at
+from .mounts import check_workdir, checked_binds, what_lies_at
 from .pool import StandbyPool
 from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
+from .users import Users
 from .versions import Finding, look_into
 from .watch import Watch
 from .worker import DockerWorker
@@ -69,6 +71,7 @@ class DockerRunner:
         self.images = Images(self.engine)
         self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
+        self._users = Users(self.engine, self._labels)
         self._private = tuple(private)
         self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
@@ -93,7 +96,9 @@ class DockerRunner:
             self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
             wheels.check_pip()
-        self._binds(request)
+        check_workdir(self._binds(request), request.container.workdir)
+        if request.container.network not in ("none", "bridge"):
+            leftovers.foreign_network(self.engine, request.container.network)
         check_held(request, facts)
         self.images.check(request.container)
 
@@ -107,12 +112,9 @@ class DockerRunner:
     def foresee(self, request: JobRequest) -> Isolation:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
-        binds = self._binds(request)
-        request = msgspec.structs.replace(request, container=msgspec.structs.replace(request.container, binds=binds))
+        request, user = self._resolved(request, image)
         network, facts, own = request.container.network, self.engine.facts(), image.volumes
-        spec = container_spec(
-            request, facts, image=image.id, image_user=image.user, network=network, devices=(), volumes=own
-        )
+        spec = container_spec(request, facts, image=image.id, image_user=user, network=network, devices=(), volumes=own)
         return isolation(request, spec, image, python=self.images.python_of(image))
 
     def speaks_other(self, request: JobRequest) -> str:
@@ -263,22 +265,31 @@ class DockerRunner:
                 )
                 self.images.learn(image.id, box.python)
                 return _Started(spec, key, box, image, watched, leases.pop_all())
-        except (EngineUnavailable, EngineRefused) as error:
+        except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
             raise WorkerNotStarted(str(error)) from None
         except WorkerNotStarted:
             self._network = ""  # somebody may have removed it: the next job looks
             raise
 
     def _spec(self, job: Job, image: Image, leases: ExitStack, stop: CallOff, *, built: str) -> ContainerSpec:
-        request, options = job.request, job.request.container
+        options = job.request.container
         network = self._ensured_network(options.network)
         devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
-        binds = self._binds(request)
-        request = msgspec.structs.replace(request, container=msgspec.structs.replace(options, binds=binds))
+        request, user = self._resolved(job.request, image)
         facts, own = self.engine.facts(), image.volumes
         return container_spec(
-            request, facts, image=built, image_user=image.user, network=network, devices=devices, volumes=own
+            request, facts, image=built, image_user=user, network=network, devices=devices, volumes=own
         )
+
+    def _resolved(self, request: JobRequest, image: Image) -> tuple[JobRequest, str]:
+        """The request with real paths and users in numbers, and the image's own user."""
+        options, binds = request.container, self._binds(request)
+        user = self._users.in_numbers(image.id, options.user)
+        untrusted = request.profile is Profile.UNTRUSTED  # its code is not told by a name who it is
+        image_user = image.user if user or untrusted else self._users.in_numbers(image.id, image.user)
+        return msgspec.structs.replace(
+            request, container=msgspec.structs.replace(options, binds=binds, user=user)
+        ), image_user
 
     def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
         root = self.engine.facts().get("DockerRootDir", "")
@@ -300,7 +311,7 @@ class DockerRunner:
 
     def _ensured_network(self, network: str) -> str:
         if network != "bridge":
-            return network
+            return network if network == "none" else leftovers.foreign_network(self.engine, network)
         with self._network_lock:
             if not self._network:
                 name = f"nodetool-{self._labels[leftovers.OWNER_LABEL]}"

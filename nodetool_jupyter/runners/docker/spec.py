@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...containers import WORKDIR, Bind, ContainerOptions, gpu_ids
+from ...containers import MOST_ID, WORKDIR, Bind, ContainerOptions, gpu_ids
 from ...jobs import JobRequest, Profile, ResourceLimits
 from . import syscalls
 from .bundle import LOADER
@@ -15,6 +16,7 @@ from .bundle import LOADER
 NOBODY = "65534:65534"
 LEAST_MEMORY_BYTES = 32 << 20
 LEAST_CPUS = 0.01
+_NUMBER = re.compile(r"[+-]?[0-9]+")
 _NANO = 10**9
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -87,7 +89,7 @@ def container_spec(
 ) -> ContainerSpec:
     """What to create for a request. image: its id. network: the engine's name of it. devices: the GPUs leased.
 
-    volumes: the folders that the image declares as such.
+    image_user: the image's own, who counts where it is a number and not root's. volumes: what the image declares.
     """
     able = holds(facts)
     asked = request.limits.asked()
@@ -96,7 +98,7 @@ def container_spec(
     limits = {**defaults, **{name: value for name, value in asked.items() if name in able}}
     options = request.container
     untrusted = request.profile is Profile.UNTRUSTED
-    user = options.user or _user_of(image_user, untrusted=untrusted)
+    user = _user_of(options.user, image_user, untrusted=untrusted)
     config = {
         **_program(request.profile),
         "Image": image,
@@ -117,18 +119,34 @@ def container_spec(
     return ContainerSpec(limits=limits, defaults=defaults, held=held, not_held=missing, config=config)
 
 
-def _user_of(image_user: str, *, untrusted: bool) -> str:
-    """The image's own user where that isn't root; untrusted code is not told who that is by a name of the image's."""
-    uid = image_user.partition(":")[0]
-    try:
-        is_root = int(uid) == 0  # the engine reads numbers with a sign, too
-    except ValueError:
-        is_root = uid in ("", "root") or untrusted
-    return NOBODY if is_root else image_user
+def is_number(text: str) -> bool:
+    """Whether the engine reads a user's or group's number in it; it takes a sign, too."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def _user_of(asked: str, image_user: str, *, untrusted: bool) -> str:
+    """Who it runs as: `UID:GID`, or the names that were asked for and that nobody could put into numbers.
+
+    A user without a group would get the group that the image's files say, or root's where they say none.
+    """
+    uid, _, gid = (asked or image_user).partition(":")
+    gid = gid or uid
+    if not (is_number(uid) and is_number(gid)):
+        return asked or NOBODY
+    numbers = int(uid), int(gid)
+    may_be = 0 < numbers[0] <= MOST_ID and int(untrusted) <= numbers[1] <= MOST_ID
+    return "{}:{}".format(*numbers) if asked or may_be else NOBODY
 
 
 def _mount(bind: Bind) -> dict[str, Any]:
-    return {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
+    """What lies at the path and nothing that is mounted below it: a mount has rights of its own, whatever is asked."""
+    return {
+        "Type": "bind",
+        "Source": bind.source,
+        "Target": bind.target,
+        "ReadOnly": bind.read_only,
+        "BindOptions": {"NonRecursive": True},
+    }
 
 
 def _program(profile: Profile) -> dict[str, Any]:
@@ -265,10 +283,7 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[tupl
     for name, one in (("MaskedPaths", "/proc/kcore"), ("ReadonlyPaths", "/proc/sys")):
         if name in host and not host[name]:
             pairs.append((name, [one], host[name]))
-    binds = [mount for mount in asked["HostConfig"]["Mounts"] if mount["Type"] == "bind"]
-    wanted = {(mount["Target"], mount["ReadOnly"]) for mount in binds}
-    mounted = {(mount["Destination"], not mount["RW"]) for mount in found["Mounts"] if mount["Type"] == "bind"}
-    pairs.append(("Mounts", sorted(wanted), sorted(mounted)))
+    pairs += [("Mounts", *shown) for shown in _mounts(asked["HostConfig"], found)]
     if asked["HostConfig"].get("ReadonlyRootfs"):
         pairs.append(("Mounts", [], _unbounded(asked["HostConfig"], found["Mounts"])))
     return [(name, wish, there) for name, wish, there in pairs if _plain(wish) != _plain(there)]
@@ -279,6 +294,21 @@ def _unbounded(host: Mapping[str, Any], mounts: Any) -> list[str]:
     expected = {*host["Tmpfs"], *(mount["Target"] for mount in host["Mounts"])}
     there = [mount["Destination"] for mount in mounts if mount["Type"] not in ("bind", "tmpfs")]
     return sorted(path for path in there if path not in expected)
+
+
+def _mounts(asked: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """What was asked of the mounts that show the host, and what is told: which they are, and their options."""
+    told = found["HostConfig"].get("Mounts") or ()
+    wanted, given = ([one for one in mounts if one["Type"] == "bind"] for mounts in (asked["Mounts"], told))
+    mounted = [one for one in found["Mounts"] if one["Type"] == "bind"]
+    yield (
+        sorted((one["Source"], one["Target"], one["ReadOnly"]) for one in wanted),
+        sorted((one.get("Source", ""), one["Destination"], not one["RW"]) for one in mounted),
+    )
+    yield (
+        sorted((one["Target"], one["BindOptions"]["NonRecursive"]) for one in wanted),
+        sorted((one["Target"], bool((one.get("BindOptions") or {}).get("NonRecursive"))) for one in given),
+    )
 
 
 def _plain(value: Any) -> Any:
