@@ -271,6 +271,30 @@ def test_the_room_set_aside_is_given_up_for_ends_only_and_taken_again(small_disk
     assert ballast.exists()
 
 
+def test_on_a_full_disk_old_jobs_can_be_removed_and_their_room_is_used_again(small_disk, opened):
+    path = small_disk / "store" / "jobs.sqlite"
+    store = opened(url_of(path))
+    old = []
+    for _ in range(20):
+        change = prints(stored(store, through=RUNNING), "x" * 15_000)
+        store.commit([change])
+        store.commit([step(change.job, JobStatus.COMPLETED, ended_at=1.0)])
+        old.append(change.job.id)
+    kept = stored(store, through=RUNNING)
+    fill(small_disk)
+    many = [[new(name="x" * 15_000)] for _ in range(200)]
+    with pytest.raises(StorageFull, match="nodetool prune"):
+        list(map(store.commit, many))
+    assert store.delete([*old, kept.id]) == len(old)
+    assert store.get(kept.id) == kept
+    assert [job_id for job_id in old if store.get(job_id) is not None or store.read(job_id)] == []
+    for number in range(30):
+        store.commit([new(f"after{number}", name="x" * 15_000)])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_a_disk_that_is_full_at_the_start_is_said_so(small_disk, opened):
     fill(small_disk)
     path = small_disk / "jobs.sqlite"
