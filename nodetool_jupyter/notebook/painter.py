@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from ..events import AnyEvent
 from ..following import ends
 from ..loop import LoopThread
@@ -117,6 +119,10 @@ class Canvas:
             self._pending = True
             self._painter.post(self._arm)
 
+    def tell(self, trouble: str) -> None:
+        """Show why the store can't be written, or with "" that it can; from the manager's thread."""
+        self._painter.post(lambda: self._tell(trouble))
+
     def abandon(self) -> None:
         """Show nothing more; what shares a line with others is gone when this returns. Not on the painter's thread."""
         self.leave()
@@ -127,6 +133,11 @@ class Canvas:
         if not self.done.is_set():
             self.face.hide()
             self._end()
+
+    def _tell(self, trouble: str) -> None:
+        if not self.done.is_set():
+            self.view = replace(self.view, trouble=trouble)
+            self.face.paint(self.view)
 
     def _arm(self) -> None:
         wait = self._last_painted + self._painter.interval_seconds - time.monotonic()
@@ -167,6 +178,7 @@ class Canvas:
 
     def _end(self) -> None:
         self._painter.active -= 1
+        self.leave()
         self.done.set()
         self.woken.set()
 

@@ -18,7 +18,7 @@ from nodetool_jupyter.errors import StorageFull, StoreBusy, StoreError
 from nodetool_jupyter.jobs import JobStatus
 from nodetool_jupyter.stores import mounts, sqlite_file
 from nodetool_jupyter.stores.sql import SqlStore
-from tests.components import require_right
+from tests.small_disk import fill
 from tests.stores.store_building import COMPLETED, RUNNING, new, prints, set_aside, step, stored, url_of
 
 LOCK = """
@@ -207,25 +207,6 @@ def test_the_mount_that_covers_the_others_counts(tmp_path, monkeypatch):
     assert mounts.file_system(mounts.Path("/home/bob")) == "tmpfs"
     assert mounts.file_system(mounts.Path("/home/ann/local/x")) == "xfs"
     assert mounts.file_system(mounts.Path("/homes")) == "ext4"
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 4 MiB."""
-    point = tmp_path / "small"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "ntj-small", point]
-    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    require_right("The right to mount", mounted, "run the tests as root")
-    yield point
-    subprocess.run(["umount", "--lazy", point], check=True)
-
-
-def fill(point, *, leave=0):
-    """Take the room of a disk, but for so many bytes."""
-    room = os.statvfs(point)
-    with (point / "filler").open("ab") as file:
-        os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - leave)
 
 
 def test_on_a_full_disk_ends_are_recorded_and_nothing_is_lost_when_room_comes_back(small_disk, opened):
