@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DELETED_AT_ONCE = 20
+_ODD = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
+"""What SQLAlchemy and a driver raise on the way to a server whose answers they can't make sense of."""
 _LEFT_OUT = (
     "is left out of lists. Its row is damaged; other jobs are not affected.",
     "are left out of lists. Their rows are damaged; other jobs are not affected.",
@@ -224,6 +226,8 @@ class SqlStore:
 
     def _start(self, database: Database) -> Engine:
         """An engine on tables that are up to date."""
+        from sqlalchemy.exc import SQLAlchemyError
+
         from .tables import bring_up_to_date, is_up_to_date
 
         engine = database.connect()
@@ -235,11 +239,12 @@ class SqlStore:
                     if not is_up_to_date(connection, database.where):
                         bring_up_to_date(connection)
                     connection.commit()
-        except BaseException as error:
+        except (SQLAlchemyError, *_ODD) as error:
             engine.dispose()
-            if isinstance(error, StoreError) or not isinstance(error, Exception):
-                raise
             raise database.explain(getattr(error, "orig", None) or error) from error
+        except BaseException:
+            engine.dispose()
+            raise
         return engine
 
     def _opened(self) -> tuple[Database, Engine]:
@@ -295,7 +300,7 @@ class SqlStore:
                 self._writer = engine.raw_connection()
             except DBAPIError as error:
                 raise error.orig or error from error
-            except Exception as error:  # what SQLAlchemy and the driver make of an odd server
+            except _ODD as error:
                 raise self._opened()[0].explain(error) from error
         return self._writer.driver_connection
 
