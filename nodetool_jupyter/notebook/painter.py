@@ -89,8 +89,8 @@ class Canvas:
 
     `hear` takes its events on the manager's thread and returns at once. `done` is set when the last
     one was shown, `woken` then too, or when the person detaches the cell.
-    `leave` ends the hearing; `part` is for a cell that waits no more while the job goes on. `view` is what was
-    folded so far.
+    `leave` ends the hearing, `unwatch` what `tell` is told; `part` is for a cell that waits no more while the
+    job goes on. `view` is what was folded so far.
     """
 
     def __init__(self, painter: Painter, view: View, face: Face, output: Output) -> None:
@@ -106,6 +106,7 @@ class Canvas:
         self._disarm: Callable[[], None] | None = None
         self._last_painted = 0.0
         self.leave: Callable[[], None] = lambda: None
+        self.unwatch: Callable[[], None] = lambda: None
         self.part: Callable[[], None] = self.abandon
         painter.active += 1
         if face.clock_seconds:
@@ -178,7 +179,7 @@ class Canvas:
 
     def _end(self) -> None:
         self._painter.active -= 1
-        self.leave()
+        self.unwatch()
         self.done.set()
         self.woken.set()
 

@@ -58,14 +58,8 @@ def show(
     face = place.face(progress, first, sink)
     canvas = Canvas(session.painter, first, face, sink)
     place.canvas = canvas
-    canvas.leave = unwatch = session.manager.watch_store(canvas.tell)
-    unsubscribe = session.manager.subscribe(job.id, canvas.hear)
-
-    def leave() -> None:
-        unwatch()
-        unsubscribe()
-
-    canvas.leave = leave
+    canvas.unwatch = session.manager.watch_store(canvas.tell)
+    canvas.leave = session.manager.subscribe(job.id, canvas.hear)
     canvas.part = place.part
     return canvas
 
