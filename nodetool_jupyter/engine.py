@@ -72,12 +72,13 @@ class Engine:
         self.owner = owner
         self.store = store
         self.loop = LoopThread("nodetool-manager")
-        self.ledger = Ledger(store)
+        self.ledger = Ledger(store, tell=lambda error: self.loop.post(self._tell_trouble, str(error or "")))
         self.keeper = Keeper(store, owner, [runner for runner in runners if isinstance(runner, Sweeper)])
         self.warnings: list[str] = []
         self._runners = runners
         self._admission = admission
         self._live: dict[str, _Live] = {}
+        self._watchers: dict[object, Callable[[str], None]] = {}
         self._unstored: dict[str, Job] = {}
         self._reservers = {runner.name: runner for runner in runners if isinstance(runner, Reserver)}
         self._asks_again = False
@@ -166,6 +167,22 @@ class Engine:
         """Whether a subscription is served by the live feed from now on; on the loop only."""
         live = self._live.get(job_id)
         return live is not None and live.feed.join(subscription)
+
+    def watch_store(self, watcher: Callable[[str], None]) -> Callable[[], None]:
+        """See `JobExecutionManager.watch_store`."""
+        key = object()
+
+        def join() -> None:
+            self._watchers[key] = watcher
+            if trouble := self.ledger.trouble:
+                watcher(str(trouble))
+
+        self.loop.post(join)
+        return lambda: self.loop.post(self._watchers.pop, key, None)
+
+    def _tell_trouble(self, trouble: str) -> None:
+        for watcher in tuple(self._watchers.values()):
+            watcher(trouble)
 
     def settle(
         self, live: _Live, change: Change, error: Exception | None, settled: Callable[[Exception | None], None]

@@ -28,20 +28,27 @@ class Ledger:
     `settled(change, error)` is called on the ledger's thread. A patient change is tried again until
     the store takes it, which is how a job's end survives a full disk or a locked database; a conflict
     is final for it, and a store that is gone or damaged. Any other change fails at once.
+
+    `tell` is called on the ledger's thread with why changes wait for the store, and with `None` when the
+    store has taken them: what waits is not committed, so no event can say it.
     """
 
-    def __init__(self, store: JobStore, *, retry_seconds: float = 1.0) -> None:
+    def __init__(
+        self, store: JobStore, *, retry_seconds: float = 1.0, tell: Callable[[StoreError | None], None] | None = None
+    ) -> None:
         self._store = store
         self._retry_seconds = retry_seconds
+        self._tell = tell
         self._entries: deque[_Entry] = deque()
         self._ready = threading.Condition()
         self._closing = False
+        self._refusal: StoreError | None = None
         self._trouble: StoreError | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def trouble(self) -> StoreError | None:
-        """Why the store takes nothing at present."""
+        """Why changes wait for the store at present; `None` when none does."""
         return self._trouble
 
     def start(self) -> None:
@@ -76,6 +83,7 @@ class Ledger:
                     return
                 batch = [self._entries.popleft() for _ in range(min(len(self._entries), _MOST_CHANGES))]
             left = self._commit(batch)
+            self._say(self._refusal if left else None)
             if not left:
                 continue
             with self._ready:
@@ -84,6 +92,12 @@ class Ledger:
                     return
                 # a new entry must not cut the pause short, or a failing store would be hammered
                 self._ready.wait_for(lambda: self._closing, self._retry_seconds)
+
+    def _say(self, trouble: StoreError | None) -> None:
+        news = str(trouble) != str(self._trouble)
+        self._trouble = trouble
+        if news and self._tell is not None:
+            self._tell(trouble)
 
     def _commit_each(self, batch: Sequence[_Entry], error: StoreError | JobExists) -> list[_Entry]:
         """Commit one by one after a failure of all; the one that fails alone is told its error."""
@@ -102,13 +116,12 @@ class Ledger:
             # something in a change can't be written down: that change is at fault, and no other
             return self._commit_each(batch, StoreError(f"The job store can't hold this: {error}."))
         except StoreError as error:
-            self._trouble = error
+            self._refusal = error
             passing = isinstance(error, StoreBusy | StorageFull)
             for entry in batch:
                 if not (passing and entry.patient):
                     entry.settled(entry.change, error)
             return [entry for entry in batch if passing and entry.patient]
-        self._trouble = None
         for entry in batch:
             entry.settled(entry.change, None)
         return []

@@ -251,6 +251,13 @@ class JobExecutionManager:
             engine.loop.post(engine.loop.start_soon, catch_up, engine.store, engine.join, job_id, subscription)
         return subscription.cancel
 
+    def watch_store(self, watcher: Callable[[str], None]) -> Callable[[], None]:
+        """Tell `watcher` why the store can't be written while jobs wait for it, with the remedy, and "" once it can.
+
+        It is called at once where jobs wait already, on the manager's thread, and must not block. Returns what ends it.
+        """
+        return self._running().watch_store(watcher)
+
     def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[AnyEvent]:
         """The events above `after`, stored and live, until the job's last; on the caller's own loop."""
         return follow(

@@ -108,6 +108,29 @@ def test_a_patient_change_waits_until_the_store_takes_it_again(ledger: Ledger, s
     ledger.close()
 
 
+def test_it_says_once_why_changes_wait_and_once_that_none_does(store: FailingStore) -> None:
+    said: list[StoreError | None] = []
+    again = threading.Semaphore(0)
+
+    def tell(error: StoreError | None) -> None:
+        said.append(error)
+        again.release()
+
+    ledger = Ledger(store, retry_seconds=0.01, tell=tell)
+    store.failing = True
+    settled = Settled()
+    ledger.start()
+    ledger.put(new("a"), settled)
+    assert again.acquire(timeout=30)
+    for _ in range(3):
+        store.refused.clear()
+        assert store.refused.wait(30)
+    store.failing = False
+    assert again.acquire(timeout=30)
+    ledger.close()
+    assert said == [store.error, None]
+
+
 def test_no_change_waits_for_a_store_that_is_damaged(ledger: Ledger, store: FailingStore) -> None:
     store.failing, store.error = True, StoreDamaged("The job database can't be read any more.")
     settled = Settled()
@@ -124,7 +147,7 @@ def test_an_impatient_change_is_told_at_once(ledger: Ledger, store: FailingStore
     ledger.put(new("a"), settled, patient=False)
     [(_, error)] = settled.wait()
     assert isinstance(error, StoreError)
-    assert ledger.trouble is error
+    assert ledger.trouble is None  # nothing waits
     store.failing = False
     ledger.close()
     assert store.get("a") is None

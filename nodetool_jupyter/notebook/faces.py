@@ -131,10 +131,15 @@ class PlainLines(NoFace):
         self._stream = stream
         self._output = output
         self._stable = stable
+        self._trouble = ""
         self._written = time.monotonic()
 
     def paint(self, view: View) -> None:
-        """Write a line if the last one is old."""
+        """Write a line if the last one is old, or if something keeps the job from going on."""
+        if view.trouble != self._trouble:
+            self._trouble = view.trouble
+            self._stream.write("".join(f"{line}\n" for line in warning_lines(view)[-1:] if view.trouble))
+            self._stream.flush()
         if not self._stable and time.monotonic() - self._written >= _PLAIN_SECONDS and self._output.at_line_start:
             self._written = time.monotonic()
             self._stream.write(f"{status_line(view, time.time())}\n")

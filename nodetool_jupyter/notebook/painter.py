@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from ..events import AnyEvent
 from ..following import ends
 from ..loop import LoopThread
@@ -87,8 +89,8 @@ class Canvas:
 
     `hear` takes its events on the manager's thread and returns at once. `done` is set when the last
     one was shown, `woken` then too, or when the person detaches the cell.
-    `leave` ends the hearing; `part` is for a cell that waits no more while the job goes on. `view` is what was
-    folded so far.
+    `leave` ends the hearing, `unwatch` what `tell` is told; `part` is for a cell that waits no more while the
+    job goes on. `view` is what was folded so far.
     """
 
     def __init__(self, painter: Painter, view: View, face: Face, output: Output) -> None:
@@ -104,6 +106,7 @@ class Canvas:
         self._disarm: Callable[[], None] | None = None
         self._last_painted = 0.0
         self.leave: Callable[[], None] = lambda: None
+        self.unwatch: Callable[[], None] = lambda: None
         self.part: Callable[[], None] = self.abandon
         painter.active += 1
         if face.clock_seconds:
@@ -117,6 +120,10 @@ class Canvas:
             self._pending = True
             self._painter.post(self._arm)
 
+    def tell(self, trouble: str) -> None:
+        """Show why the store can't be written, or with "" that it can; from the manager's thread."""
+        self._painter.post(lambda: self._tell(trouble))
+
     def abandon(self) -> None:
         """Show nothing more; what shares a line with others is gone when this returns. Not on the painter's thread."""
         self.leave()
@@ -127,6 +134,11 @@ class Canvas:
         if not self.done.is_set():
             self.face.hide()
             self._end()
+
+    def _tell(self, trouble: str) -> None:
+        if not self.done.is_set():
+            self.view = replace(self.view, trouble=trouble)
+            self.face.paint(self.view)
 
     def _arm(self) -> None:
         wait = self._last_painted + self._painter.interval_seconds - time.monotonic()
@@ -167,6 +179,7 @@ class Canvas:
 
     def _end(self) -> None:
         self._painter.active -= 1
+        self.unwatch()
         self.done.set()
         self.woken.set()
 

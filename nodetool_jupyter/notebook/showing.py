@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import Interrupted, InvalidRequest, JobFailed
 from ..events import JobUpdate
 from ..jobs import JobStatus
-from ..view import View, begin
+from ..view import View, begin, stalled_text
 from .faces import LastLine, NoFace, PlainLines, TerminalLine, TextInCell
 from .output import CellOutput, NoOutput
 from .painter import Canvas, Face, Output
@@ -58,6 +58,7 @@ def show(
     face = place.face(progress, first, sink)
     canvas = Canvas(session.painter, first, face, sink)
     place.canvas = canvas
+    canvas.unwatch = session.manager.watch_store(canvas.tell)
     canvas.leave = session.manager.subscribe(job.id, canvas.hear)
     canvas.part = place.part
     return canvas
@@ -151,21 +152,28 @@ class _Place:
 def wait_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
     """Wait until the job has ended and was shown to its end, or the person detaches the cell.
 
-    The first interrupt cancels the job and waits on; the second one leaves it to its end.
+    The first interrupt cancels the job and waits on; the second one leaves it to its end, and so does the first where
+    that end can't be written.
     """
     with interruptible():
         try:
             _wait(handle, canvas.woken)
             return "ended" if canvas.done.is_set() or handle.done() else "detached"
         except KeyboardInterrupt:
-            handle.cancel()
+            asked = handle.cancel()
         try:
-            _wait(handle, canvas.done)
+            _wait(handle, canvas.done, unless=lambda: bool(canvas.view.trouble))
         except KeyboardInterrupt:
             canvas.part()
             raise Interrupted(
                 f"Job {handle.id[:8]} is still {handle.status.value}; `%nodetool wait` waits for its end."
             ) from None
+    if canvas.view.trouble and not canvas.done.is_set():
+        canvas.part()
+        said = "was asked to stop" if asked else "has ended"
+        raise Interrupted(
+            f"Job {handle.id[:8]} {said}; `%nodetool wait` waits until that can be written. {canvas.view.trouble}"
+        )
     return "interrupted"
 
 
@@ -176,11 +184,27 @@ def watch_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
     return "ended" if canvas.done.is_set() or handle.done() else "detached"
 
 
-def _wait(handle: JobHandle, event: threading.Event) -> None:
+def _wait(handle: JobHandle, event: threading.Event, *, unless: Callable[[], bool] = lambda: False) -> None:
     """Wait in short turns; a job whose last event never comes here is not waited for for ever."""
     checks = 0
-    while not event.wait(_CHECK_SECONDS) and checks < _MOST_CHECKS:
+    while not event.wait(_CHECK_SECONDS) and checks < _MOST_CHECKS and not unless():
         checks += handle.done()
+
+
+@contextmanager
+def telling(session: Session) -> Iterator[None]:
+    """Write into this cell when the store can't be written, for what waits without a face of its own."""
+    context, stream = contextvars.copy_context(), sys.stderr
+
+    def tell(trouble: str) -> None:
+        if trouble:
+            session.painter.post(lambda: context.run(print, stalled_text(trouble), file=stream, flush=True))
+
+    unwatch = session.manager.watch_store(tell)
+    try:
+        yield
+    finally:
+        unwatch()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from .launch import limits_in
 from .options import changes, labels, option_parser, parse, resolve
 from .requests import asked_environment
 from .running import finish, present
-from .showing import leaving, show, watch_in_cell
+from .showing import leaving, show, telling, watch_in_cell
 
 if TYPE_CHECKING:
     from .session import Session
@@ -128,7 +128,7 @@ def _logs(session: Session, words: list[str]) -> None:
         print(handle.logs() or f"The job wrote nothing{'' if handle.done() else ' so far'}.\n", end="")
         return
     canvas = show(session, handle, progress="none", max_bytes=_ALL_OF_LOG)
-    with leaving(handle, then=canvas.abandon):
+    with leaving(handle, then=canvas.abandon), telling(session):
         canvas.done.wait()
 
 
@@ -145,7 +145,7 @@ def _wait(session: Session, words: list[str]) -> None:
         _wait_for_all(session)
         return
     handle = _one(session, "wait", words)
-    with leaving(handle):
+    with leaving(handle), telling(session):
         handle.wait()
     session.bind_ended()
     if not (raises := session.raises(handle.id)):
@@ -162,7 +162,7 @@ def _wait_for_all(session: Session) -> None:
     going_on = [job.id for job in reversed(manager.find(owner=manager.owner.id, statuses=_OPEN, limit=10_000))]
     ids = dict.fromkeys([*session.untold, *going_on])
     handles = []
-    with leaving():
+    with leaving(), telling(session):
         for job_id in ids:
             try:
                 handles.append(JobHandle(session, manager.wait(job_id)))

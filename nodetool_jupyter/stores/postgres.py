@@ -9,6 +9,7 @@ from ..errors import StorageFull, StoreBusy, StoreError
 from .tables import narrow_indexes_for
 
 _CONNECT_SECONDS = 5
+_MOST_CHARACTERS = 500
 _OPTIONS = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
 _OUT_OF_REACH = ("08", "57P")
 _TRY_AGAIN = ("40001", "40P01", "53", "55P03", "57014")
@@ -42,7 +43,11 @@ class PostgresDatabase:
 
     def connect(self) -> Engine:
         """An engine; whether the server answers is seen at the first query."""
-        arguments: dict[str, object] = {"connect_timeout": _CONNECT_SECONDS, "application_name": "nodetool_jupyter"}
+        arguments: dict[str, object] = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "application_name": "nodetool_jupyter",
+            "client_encoding": "utf8",  # else text of a database in SQL_ASCII comes as bytes
+        }
         arguments = {name: value for name, value in arguments.items() if name not in self._url.query}
         if "options" not in self._url.query:
             arguments["options"] = _OPTIONS
@@ -69,6 +74,11 @@ class PostgresDatabase:
             return StorageFull(f"The job database at {self.where} has no room left ({why}). Make room on the server.")
         if state.startswith(_TRY_AGAIN):
             return StoreBusy(f"The job database at {self.where} can't take this now ({why}). It may be tried again.")
+        if not isinstance(error, self.error):
+            return StoreError(
+                f"The job database at {self.where} can't be used ({type(error).__name__}: {why.rstrip('.')}). Name a "
+                "PostgreSQL database in UTF8 in NODETOOL_DATABASE_URL."
+            )
         if self.lost(error):
             return StoreBusy(
                 f"The job database at {self.where} can't be reached: {why.rstrip('.')}. Start the server, or correct "
@@ -94,4 +104,4 @@ class PostgresDatabase:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         for secret in (self._url.password, self._url.query.get("password")):
             text = text.replace(str(secret), "***") if secret else text
-        return text
+        return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import StorageFull, StoreDamaged, StoreError
 from ..events import AnyEvent
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from .rows import Statements
     from .writing import Row
 
+T = TypeVar("T")
 
+_DELETED_AT_ONCE = 20
+_ODD = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
+"""What SQLAlchemy and a driver raise on the way to a server whose answers they can't make sense of."""
 _LEFT_OUT = (
     "is left out of lists. Its row is damaged; other jobs are not affected.",
     "are left out of lists. Their rows are damaged; other jobs are not affected.",
@@ -79,12 +84,7 @@ class SqlStore:
 
         rows = [row_of(change) for change in changes]
         ends = any(change.job.status.final for change in changes)
-        for at_all_costs in (False, True) if ends else (False,):
-            try:
-                return self._commit(rows)
-            except StorageFull:
-                self._make_room(at_all_costs)
-        return self._commit(rows)
+        self._with_room(lambda: self._commit(rows), at_all_costs=ends)
 
     def get(self, job_id: str) -> Job | None:
         """The job with exactly this id."""
@@ -180,17 +180,10 @@ class SqlStore:
         return [Owner(**row._mapping) for row in rows]
 
     def delete(self, job_ids: Collection[str]) -> int:
-        """Remove final jobs with their events."""
-        from .rows import plain
-
-        which = [{"which": plain(job_id)} for job_id in sorted(set(job_ids))]
-        gone = 0
-        with self._writing() as (cursor, statements):
-            for row in which:
-                cursor.execute(statements.delete_batches, row)
-                cursor.execute(statements.delete_job, row)
-                gone += cursor.rowcount
-        return gone
+        """Remove final jobs with their events, a few in each transaction, so that it can be done on a full disk."""
+        ids = sorted(set(job_ids))
+        few = [ids[start : start + _DELETED_AT_ONCE] for start in range(0, len(ids), _DELETED_AT_ONCE)]
+        return sum(self._with_room(partial(self._delete, some), at_all_costs=True) for some in few)
 
     def _say_unread(self, job_ids: set[str]) -> None:
         """Warn of rows that can't be read, of each once."""
@@ -211,6 +204,26 @@ class SqlStore:
                 write(cursor, statements, row, in_doubt=self._in_doubt)
         self._in_doubt = False
 
+    def _delete(self, job_ids: Sequence[str]) -> int:
+        from .rows import plain
+
+        gone = 0
+        with self._writing() as (cursor, statements):
+            for row in [{"which": plain(job_id)} for job_id in job_ids]:
+                cursor.execute(statements.delete_batches, row)
+                cursor.execute(statements.delete_job, row)
+                gone += cursor.rowcount
+        return gone
+
+    def _with_room(self, write: Callable[[], T], *, at_all_costs: bool) -> T:
+        """Write in one transaction; on a full disk again, once there is room for it."""
+        for give_up_all in (False, True) if at_all_costs else (False,):
+            try:
+                return write()
+            except StorageFull:
+                self._make_room(give_up_all)
+        return write()
+
     def _start(self, database: Database) -> Engine:
         """An engine on tables that are up to date."""
         from sqlalchemy.exc import SQLAlchemyError
@@ -226,7 +239,7 @@ class SqlStore:
                     if not is_up_to_date(connection, database.where):
                         bring_up_to_date(connection)
                     connection.commit()
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, *_ODD) as error:
             engine.dispose()
             raise database.explain(getattr(error, "orig", None) or error) from error
         except BaseException:
@@ -287,6 +300,8 @@ class SqlStore:
                 self._writer = engine.raw_connection()
             except DBAPIError as error:
                 raise error.orig or error from error
+            except _ODD as error:
+                raise self._opened()[0].explain(error) from error
         return self._writer.driver_connection
 
     def _roll_back(self, database: Database, *, drop: bool) -> None:

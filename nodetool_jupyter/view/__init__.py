@@ -5,7 +5,18 @@ from .html import view_html
 from .isolation import isolation_rows, isolation_text, limit_text, limits_in_force, names_of_limits
 from .lines import Lines, line_text, plain_text, settled, squash, write
 from .model import Bar, Note, Shown, Text, View, elapsed_seconds, remaining_seconds
-from .text import bar_lines, final_line, final_text, status_line, title, usage_text, view_text, warning_lines, warnings
+from .text import (
+    bar_lines,
+    final_line,
+    final_text,
+    stalled_text,
+    status_line,
+    title,
+    usage_text,
+    view_text,
+    warning_lines,
+    warnings,
+)
 
 __all__ = [
     "Bar",
@@ -31,6 +42,7 @@ __all__ = [
     "remaining_seconds",
     "settled",
     "squash",
+    "stalled_text",
     "status_line",
     "title",
     "usage_text",

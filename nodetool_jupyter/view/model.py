@@ -81,7 +81,8 @@ class View(Struct, frozen=True):
     `outputs`: what it wrote and showed, in order. `tail`: the last lines of both streams. `records`: the
     last of `logging`, which its handlers may have written to a stream too. `history`: memory in bytes, at
     the latest measurements. `expected_seconds`: how long the same code took the last time.
-    `more_bars`: there are bars for which there is no room.
+    `more_bars`: there are bars for which there is no room. `trouble`: why the store can't be written, for which the
+    job waits; of that there is no event.
     """
 
     job_id: str = ""
@@ -111,6 +112,7 @@ class View(Struct, frozen=True):
     history: tuple[int, ...] = ()
     isolation: Isolation | None = None
     exit: Exit | None = None
+    trouble: str = ""
 
     @property
     def cause(self) -> str:

@@ -49,10 +49,16 @@ def warning_lines(view: View) -> list[str]:
 
 
 def warnings(view: View) -> list[Note]:
-    """Warnings and errors that came up, and the limits that were asked for and not held."""
+    """Warnings and errors that came up, the limits that were asked for and not held, a store that can't be written."""
     not_held = view.isolation.not_held if view.isolation is not None else ()
     found = [Note(f"Not held here: {names_of_limits(not_held)}.")] if not_held else []
-    return [*found, *(note for note in view.notes if note.severity in ("warning", "error"))]
+    found += [note for note in view.notes if note.severity in ("warning", "error")]
+    return found if view.status.final or not view.trouble else [*found, Note(stalled_text(view.trouble))]
+
+
+def stalled_text(trouble: str) -> str:
+    """Why nothing new is shown, as `JobExecutionManager.watch_store` tells it."""
+    return f"The job store can't be written; waiting for it. {trouble}"
 
 
 def status_line(view: View, now: float, *, columns: int = 0) -> str:

@@ -16,6 +16,7 @@ from nodetool_jupyter.notebook import session as sessions
 from nodetool_jupyter.notebook.session import Session
 from nodetool_jupyter.runners.base import Runner
 from tests.kernel.conftest import Kernel
+from tests.small_disk import small_disk  # noqa: F401  # pytest finds fixtures by name
 
 
 @pytest.fixture

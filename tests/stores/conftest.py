@@ -11,6 +11,7 @@ from nodetool_jupyter.stores.base import JobStore
 from nodetool_jupyter.stores.memory import MemoryStore
 from nodetool_jupyter.stores.sql import SqlStore
 from tests.components import require
+from tests.small_disk import small_disk  # noqa: F401  # pytest finds fixtures by name
 from tests.stores import postgres_server
 from tests.stores.store_building import new
 

@@ -66,12 +66,13 @@ class Server:
     def url(self, database: str, *, password: str = PASSWORD) -> str:
         return f"postgresql://{USER}:{password}@/{database}?host={self._folder}"
 
-    def new_database(self) -> str:
+    def new_database(self, *, encoding: str = "UTF8") -> str:
         import psycopg
 
         name = f"test_{next(_numbers)}"
+        of_its_own = "" if encoding == "UTF8" else f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE DATABASE {name} {of_its_own}")  # type: ignore[arg-type]
         return self.url(name)
 
 

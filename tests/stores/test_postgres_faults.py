@@ -18,7 +18,7 @@ from nodetool_jupyter.stores.base import Change
 from nodetool_jupyter.stores.postgres import PostgresDatabase
 from nodetool_jupyter.stores.sql import SqlStore
 from tests.stores import postgres_server
-from tests.stores.store_building import new, prints, step, stored
+from tests.stores.store_building import new, prints, rich_job, step, stored
 
 SECRET = "hunter2-secret"
 
@@ -77,6 +77,25 @@ def test_a_wrong_password_is_refused_without_showing_it(postgres):
 def test_a_database_that_is_not_there_is_named(postgres):
     with pytest.raises(StoreError, match=r"does not exist.*NODETOOL_DATABASE_URL"):
         SqlStore(postgres.url("nosuchdatabase")).open()
+
+
+def test_a_database_without_an_encoding_keeps_jobs_as_any_other(postgres, opened):
+    url = postgres.new_database(encoding="SQL_ASCII")
+    change = rich_job()
+    opened(url).commit([change])
+    again = opened(url)
+    assert again.get(change.job.id) == change.job
+    assert again.find(user="Zoë", labels={"a": "b"}) == [change.job]
+
+
+def test_what_the_driver_can_not_make_sense_of_is_one_sentence(postgres):
+    """A server that speaks another encoding than it was asked for: text comes as bytes."""
+    url = postgres.new_database(encoding="SQL_ASCII") + "&client_encoding=SQL_ASCII"
+    with pytest.raises(StoreError, match=r"can't be used \(.*NODETOOL_DATABASE_URL") as refused:
+        SqlStore(url).open()
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1000
+    assert postgres_server.PASSWORD not in str(refused.value)
 
 
 def test_a_missing_driver_is_one_sentence_with_the_command():

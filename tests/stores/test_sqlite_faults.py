@@ -18,7 +18,7 @@ from nodetool_jupyter.errors import StorageFull, StoreBusy, StoreError
 from nodetool_jupyter.jobs import JobStatus
 from nodetool_jupyter.stores import mounts, sqlite_file
 from nodetool_jupyter.stores.sql import SqlStore
-from tests.components import require_right
+from tests.small_disk import fill
 from tests.stores.store_building import COMPLETED, RUNNING, new, prints, set_aside, step, stored, url_of
 
 LOCK = """
@@ -209,25 +209,6 @@ def test_the_mount_that_covers_the_others_counts(tmp_path, monkeypatch):
     assert mounts.file_system(mounts.Path("/homes")) == "ext4"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 4 MiB."""
-    point = tmp_path / "small"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "ntj-small", point]
-    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    require_right("The right to mount", mounted, "run the tests as root")
-    yield point
-    subprocess.run(["umount", "--lazy", point], check=True)
-
-
-def fill(point, *, leave=0):
-    """Take the room of a disk, but for so many bytes."""
-    room = os.statvfs(point)
-    with (point / "filler").open("ab") as file:
-        os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - leave)
-
-
 def test_on_a_full_disk_ends_are_recorded_and_nothing_is_lost_when_room_comes_back(small_disk, opened):
     path = small_disk / "store" / "jobs.sqlite"
     store = opened(url_of(path))
@@ -269,6 +250,30 @@ def test_the_room_set_aside_is_given_up_for_ends_only_and_taken_again(small_disk
     (small_disk / "filler").unlink()
     store.heartbeat("o1")
     assert ballast.exists()
+
+
+def test_on_a_full_disk_old_jobs_can_be_removed_and_their_room_is_used_again(small_disk, opened):
+    path = small_disk / "store" / "jobs.sqlite"
+    store = opened(url_of(path))
+    old = []
+    for _ in range(20):
+        change = prints(stored(store, through=RUNNING), "x" * 15_000)
+        store.commit([change])
+        store.commit([step(change.job, JobStatus.COMPLETED, ended_at=1.0)])
+        old.append(change.job.id)
+    kept = stored(store, through=RUNNING)
+    fill(small_disk)
+    many = [[new(name="x" * 15_000)] for _ in range(200)]
+    with pytest.raises(StorageFull, match="nodetool prune"):
+        list(map(store.commit, many))
+    assert store.delete([*old, kept.id]) == len(old)
+    assert store.get(kept.id) == kept
+    assert [job_id for job_id in old if store.get(job_id) is not None or store.read(job_id)] == []
+    for number in range(30):
+        store.commit([new(f"after{number}", name="x" * 15_000)])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_a_disk_that_is_full_at_the_start_is_said_so(small_disk, opened):
