@@ -6,6 +6,7 @@ const AGAIN_MS = [250, 1000];
 const FINAL = new Set(["completed", "failed", "cancelled"]);
 const BUSY =
   "The kernel is busy and has not answered. Interrupt it (■ in the toolbar, or press I twice) to stop this cell.";
+const ENDED = "The kernel ended, and the job with it.";
 const SVG = "http://www.w3.org/2000/svg";
 
 let told = 0;
@@ -14,10 +15,22 @@ let told = 0;
 // the kernel hears each number once.
 function tell(model, message) {
   const numbered = { ...message, page: PAGE, n: ++told };
-  model.send(numbered);
-  for (const wait of AGAIN_MS) {
-    setTimeout(() => FINAL.has(model.get("state").status) || model.send(numbered), wait);
-  }
+  const send = () => {
+    try {
+      model.send(numbered);
+    } catch {
+      // there is no kernel any more, which the clock finds out
+    }
+  };
+  send();
+  for (const wait of AGAIN_MS) setTimeout(() => FINAL.has(model.get("state").status) || send(), wait);
+}
+
+// Tells whether the kernel that made this card is gone; always false where a front end doesn't let the page know.
+function watchKernel(model) {
+  const now = () => model.widget_manager?.kernel;
+  const first = now()?.id;
+  return () => first !== undefined && (now()?.id !== first || now().isDisposed || now().status === "dead");
 }
 
 function make(tag, name, parent, attributes = {}) {
@@ -190,7 +203,7 @@ function paint(parts, state) {
   parts.title.style.minWidth = `min(3em, ${state.title.length}ch)`;
   say(parts.meta, state.runner);
   parts.meta.title = state.isolation;
-  parts.title.title = `Job ${state.job}`;
+  parts.title.title = `${state.title}\nJob ${state.job}`;
   say(parts.status, state.status);
   drawBars(parts.bars, final ? [] : state.bars, !final && state.more_bars);
   show(parts.usage, Boolean(state.usage) && !final);
@@ -216,6 +229,16 @@ function paint(parts, state) {
   }
 }
 
+function paintEnd(parts) {
+  parts.root.dataset.status = "ended";
+  parts.root.classList.add("ntj-folded");
+  say(parts.status, "ended");
+  drawBars(parts.bars, [], false);
+  for (const part of [parts.usage, parts.isolation, parts.buttons]) show(part, false);
+  say(parts.said, ENDED);
+  show(parts.said, true);
+}
+
 function paintLog(parts, log) {
   show(parts.log, log.open);
   parts.logs.setAttribute("aria-expanded", String(log.open));
@@ -233,8 +256,20 @@ function render({ model, el }) {
   const forget = addButtons(parts, model);
   let heard = performance.now();
   let born = true;
+  let over = false;
+  const isGone = watchKernel(model);
 
+  // The kernel's end, which no state tells any more; what a kernel still said of its jobs' end stands.
+  function end() {
+    if (over) return;
+    over = true;
+    forget();
+    if (FINAL.has(model.get("state").status)) show(parts.buttons, false);
+    else paintEnd(parts);
+  }
   function tick() {
+    if (isGone()) end();
+    if (over) return;
     const state = model.get("state");
     if (state.elapsed === null) {
       say(parts.time, "");
@@ -247,6 +282,7 @@ function render({ model, el }) {
     say(parts.time, `${clock(state.elapsed + moved)}${left}${peak}`);
   }
   function changed() {
+    if (over) return;
     heard = performance.now();
     born = false;
     paint(parts, model.get("state"));
@@ -255,6 +291,7 @@ function render({ model, el }) {
   const logged = () => paintLog(parts, model.get("log"));
   model.on("change:state", changed);
   model.on("change:log", logged);
+  model.on("comm_live_update", end); // sent when JupyterLab restarts a kernel, and at no other time
   paint(parts, model.get("state"));
   logged();
   tick();
@@ -265,6 +302,7 @@ function render({ model, el }) {
     forget();
     model.off("change:state", changed);
     model.off("change:log", logged);
+    model.off("comm_live_update", end);
   };
 }
 

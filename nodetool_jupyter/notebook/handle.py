@@ -303,6 +303,13 @@ class JobHandle:
     def __repr__(self) -> str:
         return f"<JobHandle {self.line}>"
 
+    def _ipython_display_(self) -> None:
+        """Live in the cell that shows it, while it goes on; else IPython takes the static form."""
+        from .showing import show_live
+
+        if not show_live(self._session, self):
+            raise NotImplementedError
+
     def _repr_html_(self) -> str:
         return view_html(self.view(), stable=self._session.stable)
 

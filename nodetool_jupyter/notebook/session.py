@@ -52,6 +52,7 @@ class Session:
         self._unbound: list[BringsBack] = []
         self._untold: dict[str, None] = {}
         self._forgiven: dict[str, None] = {}
+        self._shown: dict[str, None] = {}
         self._closed = False
         self._told = 0
 
@@ -131,6 +132,14 @@ class Session:
     def raises(self, job_id: str) -> bool:
         """Whether a cell that waits for this job fails with it."""
         return job_id not in self._forgiven
+
+    def shown(self, job_id: str) -> None:
+        """A cell shows what this job writes."""
+        _remember(self._shown, job_id)
+
+    def was_shown(self, job_id: str) -> bool:
+        """Whether a cell shows, or showed, what this job writes."""
+        return job_id in self._shown
 
     def bind(self, handle: BringsBack) -> None:
         """Put what a job brings back into the notebook's variables, once it has ended, before the next cell."""

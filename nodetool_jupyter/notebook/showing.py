@@ -8,18 +8,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import Interrupted, InvalidRequest, JobFailed
 from ..events import JobUpdate
-from ..jobs import JobStatus
+from ..jobs import Job, JobStatus
 from ..view import View, begin, stalled_text
 from .faces import LastLine, NoFace, PlainLines, TerminalLine, TextInCell
 from .output import CellOutput, NoOutput
 from .painter import Canvas, Face, Output
 
 if TYPE_CHECKING:
-    from .handle import JobHandle
     from .session import Session
 
 Waited = Literal["ended", "detached", "interrupted"]
@@ -27,9 +26,36 @@ _CHECK_SECONDS = 1.0
 _MOST_CHECKS = 10
 
 
+class Handle(Protocol):
+    """A job as it is shown: what of `JobHandle` this needs."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        ...
+
+    @property
+    def job(self) -> Job:
+        """The job as it is stored now."""
+        ...
+
+    @property
+    def status(self) -> JobStatus:
+        """Where it stands."""
+        ...
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+    def cancel(self) -> bool:
+        """Ask for its end."""
+        ...
+
+
 def show(
     session: Session,
-    handle: JobHandle,
+    handle: Handle,
     *,
     progress: str,
     background: bool = False,
@@ -47,6 +73,7 @@ def show(
     place = _Place(session, handle, context, waiting=not background, raises=raises)
     sink: Output = NoOutput()
     if output and (session.in_kernel or not background):
+        session.shown(job.id)
         sink = CellOutput(
             session.shell,
             context,
@@ -64,11 +91,25 @@ def show(
     return canvas
 
 
+def show_live(session: Session, handle: Handle) -> bool:
+    """Show a job in the cell that displays its handle, without waiting for it; `False` where a static form is due.
+
+    What the job writes goes to the first cell that shows it, and to no other.
+    """
+    progress = session.settings()["progress"]
+    here = threading.current_thread() is threading.main_thread()
+    if session.stable or not session.in_kernel or not here or progress == "none" or handle.done():
+        return False
+    output = not session.was_shown(handle.id)
+    show(session, handle, progress=progress, background=True, raises=session.raises(handle.id), output=output)
+    return True
+
+
 class _Place:
     """Makes the face, and holds what its buttons need before the canvas is there."""
 
     def __init__(
-        self, session: Session, handle: JobHandle, context: contextvars.Context, *, waiting: bool, raises: bool
+        self, session: Session, handle: Handle, context: contextvars.Context, *, waiting: bool, raises: bool
     ) -> None:
         self.canvas: Canvas | None = None
         self._session = session
@@ -149,7 +190,7 @@ class _Place:
         return ""
 
 
-def wait_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
+def wait_in_cell(handle: Handle, canvas: Canvas) -> Waited:
     """Wait until the job has ended and was shown to its end, or the person detaches the cell.
 
     The first interrupt cancels the job and waits on; the second one leaves it to its end, and so does the first where
@@ -177,14 +218,14 @@ def wait_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
     return "interrupted"
 
 
-def watch_in_cell(handle: JobHandle, canvas: Canvas) -> Waited:
+def watch_in_cell(handle: Handle, canvas: Canvas) -> Waited:
     """As `wait_in_cell` for a job that was started elsewhere: an interrupt leaves it running."""
     with leaving(handle, then=canvas.part):
         _wait(handle, canvas.woken)
     return "ended" if canvas.done.is_set() or handle.done() else "detached"
 
 
-def _wait(handle: JobHandle, event: threading.Event, *, unless: Callable[[], bool] = lambda: False) -> None:
+def _wait(handle: Handle, event: threading.Event, *, unless: Callable[[], bool] = lambda: False) -> None:
     """Wait in short turns; a job whose last event never comes here is not waited for for ever."""
     checks = 0
     while not event.wait(_CHECK_SECONDS) and checks < _MOST_CHECKS and not unless():
@@ -208,7 +249,7 @@ def telling(session: Session) -> Iterator[None]:
 
 
 @contextmanager
-def leaving(handle: JobHandle | None = None, *, then: Callable[[], None] = lambda: None) -> Iterator[None]:
+def leaving(handle: Handle | None = None, *, then: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let an interrupt end the wait for a job, or for all, and not the job. Raises `Interrupted`, after `then`."""
     try:
         with interruptible():

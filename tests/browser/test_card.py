@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from nodetool_jupyter.jobs import JobStatus
 from nodetool_jupyter.view.text import MARKS, left_text
-from tests.browser.jupyter import Notebook, use_theme
+from tests.browser.jupyter import KERNEL, Notebook, use_theme
 
 LOAD = "%load_ext nodetool_jupyter"
 LONG = """
@@ -147,6 +147,59 @@ def test_after_a_reload_the_card_is_there_and_lives(ready: Callable[..., Noteboo
     shoot("alive")
     card(opened, 1).get_by_role("button", name="Cancel").click()
     expect(card(opened, 1)).to_have_attribute("data-status", "cancelled")
+
+
+FRAMES = """
+() => new Promise(done => {
+  const next = left => left ? requestAnimationFrame(() => next(left - 1)) : done();
+  next(30);
+})
+"""
+
+
+@pytest.mark.parametrize("way", ["restarted", "killed", "frozen"])
+def test_a_card_whose_kernel_ended_says_so_and_stands_still(
+    ready: Callable[..., Notebook], page: Page, shoot: Callable[..., Path], way: str
+) -> None:
+    signal = "SIGKILL" if way == "killed" else "SIGSTOP"
+    opened = ready(job(LONG, "--background --name orphan"), f"import os, signal; os.kill(os.getpid(), signal.{signal})")
+    opened.run(1)
+    shown = card(opened, 1)
+    expect(shown).to_have_attribute("data-status", "running")
+    expect(shown.locator(".ntj-time")).not_to_be_empty()
+    if way == "restarted":
+        page.evaluate(f"() => {KERNEL}.restart()")
+    else:
+        opened.start(2)
+    if way == "frozen":
+        expect(opened.cell(2).locator(".jp-InputPrompt")).to_contain_text("*")
+        opened.close()
+    expect(shown.locator(".ntj-said")).to_have_text("The kernel ended, and the job with it.")
+    expect(shown).to_have_attribute("data-status", "ended")
+    expect(shown.get_by_role("button")).to_have_count(0)
+    expect(shown.get_by_role("progressbar")).to_have_count(0)
+    before = shown.locator(".ntj-time").inner_text()
+    page.evaluate(FRAMES)
+    assert shown.locator(".ntj-time").inner_text() == before
+    shoot()
+
+
+@pytest.mark.parametrize("width", [1200, 1000, 700])
+def test_a_long_name_leaves_room_for_the_time_left(
+    ready: Callable[..., Notebook], page: Page, shoot: Callable[..., Path], width: int
+) -> None:
+    name = "a-very-long-name-" * 12
+    page.set_viewport_size({"width": width, "height": 800})
+    opened = ready(job(LONG, f"--name {name}"))
+    opened.start(1)
+    shown = card(opened, 1)
+    expect(shown.locator(".ntj-time")).to_contain_text("left")
+    cut = "node => node.scrollWidth > node.clientWidth"
+    assert not shown.locator(".ntj-time").evaluate(cut)
+    assert not shown.evaluate(cut)
+    assert shown.locator(".ntj-title").evaluate(cut)
+    assert name in (shown.locator(".ntj-title").get_attribute("title") or "")
+    shoot()
 
 
 def test_a_failure_says_why_and_what_to_do(ready: Callable[..., Notebook], shoot: Callable[..., Path]) -> None:

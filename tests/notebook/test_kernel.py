@@ -149,6 +149,50 @@ def test_background_output_stays_in_the_cell_that_started_it(kernel: Kernel, run
     kernel.value("one.wait(60); import os; os.unlink(path)")
 
 
+HELD = """
+import nodetool_jupyter as nt, os, tempfile
+gate = os.path.join(tempfile.mkdtemp(), "go")
+code = ["import os, time", "print('be' + 'gun', flush=True)"]
+code += ["while not os.path.exists(gate): time.sleep(0.01)", "print('en' + 'ded')"]
+held = nt.run("\\n".join(code), runner={runner!r}, inputs={{"gate": gate}}, name="held")
+"""
+
+
+def test_a_handle_that_is_shown_while_its_job_goes_on_is_a_card_that_goes_on(kernel: Kernel, runner: str) -> None:
+    kernel.value(HELD.format(runner=runner))
+    first = kernel.start("display(held)")
+    ran = kernel.follow(first)
+    assert not ran.error
+    assert "application/vnd.jupyter.widget-view+json" in ran.bundles[0]
+    assert kernel.value("print(held.done())") == "False"
+    again = kernel.start("held")
+    ran = kernel.follow(again)
+    assert "application/vnd.jupyter.widget-view+json" in ran.bundles[0]
+    assert "begun" not in ran.text
+    gather(kernel, {first: "ended", kernel.start("open(gate, 'w').close(); print('op' + 'en')"): "open"})
+    kernel.value("held.wait(60)")
+    static = kernel.run("display(held)")
+    assert set(static.bundles[0]) == {"text/plain", "text/html"}
+    assert "held · " + runner in static.text
+
+
+def test_the_card_of_a_handle_takes_its_static_form_at_the_end(kernel: Kernel, runner: str) -> None:
+    kernel.value(HELD.format(runner=runner))
+    first = kernel.start("display(held)")
+    kernel.follow(first)
+    gather(kernel, {first: f"✔ held · {runner}", kernel.start("open(gate, 'w').close(); print('op' + 'en')"): "open"})
+
+
+def test_a_noninteractive_handle_is_a_line(quiet_kernel: Kernel, runner: str) -> None:
+    quiet_kernel.value(HELD.format(runner=runner))
+    quiet_kernel.value("while held.status != 'running': pass")
+    found = messages(quiet_kernel, "display(held)")
+    assert "comm_open" not in {message["msg_type"] for message in found}
+    (bundle,) = [m["content"]["data"] for m in found if m["msg_type"] == "display_data"]
+    assert bundle["text/plain"] == f"<JobHandle held · {runner} · running>"
+    quiet_kernel.value("held.cancel(); held.wait(60)")
+
+
 def test_why_a_background_job_failed_stands_in_the_cell_that_started_it(kernel: Kernel, runner: str) -> None:
     started = kernel.start(f"%%nodetool -r {runner} -b --job failing\n'text' + 1")
     later = kernel.start("failing.wait(60)\n'after' + 'wards'")
