@@ -23,8 +23,16 @@ expect.set_options(timeout=60_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Come last: Playwright keeps an event loop running in the main thread, where others then can't run theirs."""
+    """Come last: Playwright keeps an event loop running in the main thread, where others then can't run theirs.
+
+    What is not about the application itself runs in JupyterLab alone, for the card's code is the same in both.
+    """
+    items[:] = [item for item in items if not (_in_notebook(item) and item.get_closest_marker("lab_alone"))]
     items.sort(key=lambda item: item.path.is_relative_to(Path(__file__).parent))
+
+
+def _in_notebook(item: pytest.Item) -> bool:
+    return getattr(item, "callspec", None) is not None and item.callspec.params.get("server") == "notebook"
 
 
 @pytest.fixture(scope="session")

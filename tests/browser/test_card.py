@@ -88,6 +88,7 @@ def test_cancel_works_while_the_cell_waits(ready: Callable[..., Notebook], shoot
     shoot()
 
 
+@pytest.mark.lab_alone
 def test_cancel_works_while_the_cell_waits_for_a_thread(ready: Callable[..., Notebook]) -> None:
     opened = ready("%%nodetool\nimport time\nwhile True: time.sleep(0.05)")
     opened.start(1)
@@ -97,6 +98,7 @@ def test_cancel_works_while_the_cell_waits_for_a_thread(ready: Callable[..., Not
     expect(folded(opened, 1, "cancelled")).to_be_visible()
 
 
+@pytest.mark.lab_alone
 def test_the_stop_button_of_the_notebook_cancels_the_job(ready: Callable[..., Notebook]) -> None:
     opened = ready(job(LONG))
     opened.start(1)
@@ -121,6 +123,7 @@ def test_output_of_a_background_job_stays_in_its_own_cell(
     shoot()
 
 
+@pytest.mark.lab_alone
 def test_a_cell_that_waits_can_be_let_go(ready: Callable[..., Notebook]) -> None:
     opened = ready(job(LONG), "print('free', 'again')")
     opened.start(1)
@@ -157,6 +160,7 @@ FRAMES = """
 """
 
 
+@pytest.mark.lab_alone
 @pytest.mark.parametrize("way", ["restarted", "killed", "frozen"])
 def test_a_card_whose_kernel_ended_says_so_and_stands_still(
     ready: Callable[..., Notebook], page: Page, shoot: Callable[..., Path], way: str
@@ -184,24 +188,27 @@ def test_a_card_whose_kernel_ended_says_so_and_stands_still(
     shoot()
 
 
-@pytest.mark.parametrize("width", [1200, 1000, 700])
+@pytest.mark.lab_alone
 def test_a_long_name_leaves_room_for_the_time_left(
-    ready: Callable[..., Notebook], page: Page, shoot: Callable[..., Path], width: int
+    ready: Callable[..., Notebook], page: Page, shoot: Callable[..., Path]
 ) -> None:
     name = "a-very-long-name-" * 12
-    page.set_viewport_size({"width": width, "height": 800})
     opened = ready(job(LONG, f"--name {name}"))
     opened.start(1)
     shown = card(opened, 1)
     expect(shown.locator(".ntj-time")).to_contain_text("left")
-    cut = "node => node.scrollWidth > node.clientWidth"
-    assert not shown.locator(".ntj-time").evaluate(cut)
-    assert not shown.evaluate(cut)
-    assert shown.locator(".ntj-title").evaluate(cut)
     assert name in (shown.locator(".ntj-title").get_attribute("title") or "")
-    shoot()
+    cut = "node => node.scrollWidth > node.clientWidth"
+    for width in (1200, 1000, 700):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate(FRAMES)
+        assert not shown.locator(".ntj-time").evaluate(cut)
+        assert not shown.evaluate(cut)
+        assert shown.locator(".ntj-title").evaluate(cut)
+        shoot(str(width))
 
 
+@pytest.mark.lab_alone
 def test_a_failure_says_why_and_what_to_do(ready: Callable[..., Notebook], shoot: Callable[..., Path]) -> None:
     opened = ready(job("blocks = []\nwhile True: blocks.append(bytes(10_000_000))", "--memory 200m --name hungry"))
     opened.run(1)
@@ -221,6 +228,7 @@ watch.observe(document, {childList: true, subtree: true});
 """
 
 
+@pytest.mark.lab_alone
 def test_a_click_on_the_first_card_of_a_page_is_never_too_early(ready: Callable[..., Notebook], page: Page) -> None:
     """JupyterLab has no shell for clicks yet at this moment, and would keep this one until the cell has ended."""
     page.add_init_script(CLICK_ONCE)
@@ -230,6 +238,7 @@ def test_a_click_on_the_first_card_of_a_page_is_never_too_early(ready: Callable[
     expect(folded(opened, 1, "cancelled")).to_be_visible()
 
 
+@pytest.mark.lab_alone
 def test_the_card_is_used_from_the_keyboard(ready: Callable[..., Notebook]) -> None:
     opened = ready(job(LONG))
     opened.start(1)
@@ -297,6 +306,7 @@ def test_the_card_can_be_read_in_every_theme(
     assert {name: ratio for name, ratio in contrasts.items() if ratio < 3.5} == {}
 
 
+@pytest.mark.lab_alone
 def test_a_saved_notebook_keeps_a_plain_form_of_the_card(ready: Callable[..., Notebook]) -> None:
     opened = ready(job("print('kept')", "--name keepsake"))
     opened.run(1)
@@ -309,6 +319,7 @@ def test_a_saved_notebook_keeps_a_plain_form_of_the_card(ready: Callable[..., No
     assert "<script" not in "".join(bundle["text/html"])
 
 
+@pytest.mark.lab_alone
 def test_a_job_that_reports_all_the_time_does_not_flood_the_page(ready: Callable[..., Notebook], page: Page) -> None:
     frames: list[int] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda data: frames.append(len(data))))

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SCREENSHOTS
-from tests.browser.jupyter import Notebook, Server, use_theme
+from tests.browser.jupyter import Notebook, use_theme
 
 TRAIN = """
 %%nodetool --runner subprocess --memory 512m --timeout 10m --name train --out weights
@@ -28,9 +28,8 @@ for epoch in tqdm(range(12), desc="epochs"):
 """
 
 
-def test_the_picture_of_a_job_at_work(notebook: Callable[..., Notebook], server: Server, page: Page) -> None:
-    if server.app != "lab":
-        pytest.skip("one picture is enough; it shows JupyterLab")
+@pytest.mark.lab_alone
+def test_the_picture_of_a_job_at_work(notebook: Callable[..., Notebook], page: Page) -> None:
     page.set_viewport_size({"width": 1000, "height": 680})
     opened = notebook(["%load_ext nodetool_jupyter", TRAIN.strip()])
     use_theme(page, "JupyterLab Light")

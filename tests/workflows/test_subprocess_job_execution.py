@@ -285,12 +285,14 @@ def test_a_job_sees_its_environment_and_its_secrets_and_not_the_kernels(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERNEL_ONLY", "sentinel-kernel")
-    code = "import os\nprint(os.environ['ASKED'], os.environ['TOKEN'], 'KERNEL_ONLY' in os.environ)\n"
-    code += "print(open('/proc/self/environ').read().replace(chr(0), ' '), open('/proc/self/cmdline').read())"
+    # backwards, for a secret is cut out of what is recorded
+    code = "import os\nprint(os.environ['ASKED'], os.environ['TOKEN'][::-1], 'KERNEL_ONLY' in os.environ)\n"
+    code += "told = open('/proc/self/environ').read() + open('/proc/self/cmdline').read()\n"
+    code += "print(told.replace(chr(0), ' ')[::-1])"
     _, events = jobs.run(code, env={"ASKED": "yes"}, secrets={"TOKEN": "sentinel-secret"})
     first, rest = text(events).split("\n", 1)
-    assert first == "yes sentinel-secret False"
-    assert "sentinel" not in rest
+    assert first == f"yes {'sentinel-secret'[::-1]} False"
+    assert "sentinel"[::-1] not in rest
 
 
 def test_jobs_run_in_the_kernels_working_directory(jobs: Jobs) -> None:
