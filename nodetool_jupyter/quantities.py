@@ -48,6 +48,11 @@ def parse_timeout(text: str, what: str = "timeout") -> float | None:
     return None if text.strip().lower() == "none" else parse_duration(text, what)
 
 
+def parse_age(text: str, what: str = "age") -> float:
+    """As `parse_duration`, or 0: however new."""
+    return 0.0 if text.strip() in ("0", "0s") else parse_duration(text, what)
+
+
 def parse_number(text: str, what: str = "number") -> float:
     """A fraction above zero, such as 1.5."""
     try:

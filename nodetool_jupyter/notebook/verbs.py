@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ..config import SETTINGS
 from ..errors import InvalidRequest, JobFailed, JobNotFound
 from ..jobs import Job, JobStatus
-from ..quantities import format_duration, format_size, parse_duration
+from ..quantities import format_duration, format_size, parse_age
 from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
@@ -248,7 +248,7 @@ def _prune(session: Session, words: list[str]) -> None:
     assets = data_dir() / "nodetool" / "assets" if manager.settings.database_url else None
     gone = prune(
         manager.store,
-        0.0 if older in ("0", "0s") else parse_duration(older, "--older-than"),
+        parse_age(older, "--older-than"),
         user=manager.owner.user,
         assets=assets,
         sweepers=[runner for runner in manager.runners.values() if isinstance(runner, Sweeper)],

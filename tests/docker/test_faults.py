@@ -167,36 +167,34 @@ def test_a_manager_that_closes_without_its_engine_has_its_containers_removed_lat
     eventually_empty(broken)
 
 
-def test_a_container_whose_answer_was_lost_is_taken_over(
-    engine: Engine, environ: dict[str, str], tmp_path: Path
-) -> None:
-    proxy = Proxy(engine.url, tmp_path)
-    try:
-        with jobs_on(proxy.url, environ) as jobs:
-            lost = proxy.lose_answer("containers/create")
-            job = jobs.up()
-            assert lost.reached.is_set()
-            assert len(containers(engine)) == 1
-            jobs.manager.cancel(job.id)
-            assert jobs.outcome(job) == "cancelled"
-    finally:
-        proxy.close()
+@pytest.fixture
+def proxy(engine: Engine, tmp_path: Path) -> Iterator[Proxy]:
+    """Stands before the engine and can lose its answers."""
+    made = Proxy(engine.url, tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_container_whose_answer_was_lost_is_taken_over(engine: Engine, proxy: Proxy, environ: dict[str, str]) -> None:
+    with jobs_on(proxy.url, environ) as jobs:
+        lost = proxy.lose_answer("containers/create")
+        job = jobs.up()
+        assert lost.reached.is_set()
+        assert len(containers(engine)) == 1
+        jobs.manager.cancel(job.id)
+        assert jobs.outcome(job) == "cancelled"
 
 
 def test_a_container_whose_answer_was_lost_runs_no_untrusted_code(
-    engine: Engine, environ: dict[str, str], tmp_path: Path
+    engine: Engine, proxy: Proxy, environ: dict[str, str]
 ) -> None:
-    proxy = Proxy(engine.url, tmp_path)
-    try:
-        with jobs_on(proxy.url, environ) as jobs:
-            lost = proxy.lose_answer("containers/create")
-            job = jobs.run("1", profile=Profile.UNTRUSTED)
-            assert lost.reached.is_set()
-            assert job.reason == "start_failed"
-            assert "its answer was lost, and with it what it warned of" in job.message
-            eventually_empty(engine)
-    finally:
-        proxy.close()
+    with jobs_on(proxy.url, environ) as jobs:
+        lost = proxy.lose_answer("containers/create")
+        job = jobs.run("1", profile=Profile.UNTRUSTED)
+        assert lost.reached.is_set()
+        assert job.reason == "start_failed"
+        assert "its answer was lost, and with it what it warned of" in job.message
+        eventually_empty(engine)
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,9 @@ def test_prune_and_doctor_report(shell: InteractiveShell, capsys: pytest.Capture
     capsys.readouterr()
     run(shell, "%nodetool prune --older-than 7d")
     assert "0 jobs that ended more than 7d ago removed." in capsys.readouterr().out
+    run(shell, "%nodetool prune --older-than 0")
+    assert "1 job that ended more than 0 ago removed." in capsys.readouterr().out
+    assert current().manager.find() == []
     run(shell, "%nodetool doctor")
     shown = capsys.readouterr().out
     for part in ("ok threaded", "ok subprocess", "--timeout", "--pids-limit", "cpu_seconds", "ipykernel"):

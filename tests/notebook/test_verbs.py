@@ -7,6 +7,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from nodetool_jupyter.errors import Interrupted, JobFailed
 from nodetool_jupyter.notebook import verbs
+from nodetool_jupyter.notebook.completion import candidates
 from nodetool_jupyter.notebook.session import current
 from tests.notebook.conftest import refused
 
@@ -46,6 +47,18 @@ def test_a_job_is_found_by_its_name(shell: InteractiveShell, capsys: pytest.Capt
     assert shown(shell, capsys, "%nodetool logs train") == "new\n"
     assert shown(shell, capsys, "%nodetool logs 'two words'") == "The job wrote nothing.\n"
     assert "the beginning of an id, a name, or -1" in refused(shell, "%nodetool status trai")
+
+
+def test_names_are_completed_and_only_what_goes_on_can_be_cancelled(shell: InteractiveShell) -> None:
+    cell(shell, "--name train")
+    cell(shell, "--name 'two words'")
+    ids = {job.id[:8] for job in current().manager.find()}
+
+    def offered(line: str) -> set[str]:
+        return set(candidates(current(), line, ""))
+
+    assert {"-1", "train", *ids} == offered("%nodetool status ")
+    assert offered("%nodetool cancel ") == {"-1", "--all"}
 
 
 def test_a_name_is_not_taken_for_the_beginning_of_another_jobs_id(shell: InteractiveShell) -> None:
