@@ -27,6 +27,7 @@ from nodetool_jupyter.runners.docker.runner import DockerRunner
 from tests.benchmarks import ours
 from tests.benchmarks.measure import Row, median_seconds
 from tests.engine import images, private
+from tests.engine.private import until
 from tests.engine.shared import missing
 
 _GUARD_SECONDS = 60.0
@@ -114,10 +115,7 @@ def _standby(running: JobExecutionManager, *, limits: Callable[[], ResourceLimit
     _job(running, limits=limits())
     found = []
     for _ in range(11):
-        guard = time.monotonic() + _GUARD_SECONDS
-        while not pool._waiting or pool._coming:
-            assert time.monotonic() < guard, "no container waits"
-            time.sleep(0.01)
+        until(lambda: pool._waiting and not pool._coming, "a container waits")
         seen = _job(running, limits=limits())
         output = next(at for at, event in seen if isinstance(event, Stream))
         shown = next(at for at, event in seen if isinstance(event, Display) and event.result)

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,9 +96,10 @@ def _wait_until_up(server: Server, process: subprocess.Popen[bytes]) -> None:
             urllib.request.urlopen(f"{server.url}/api/status?token={server.token}", timeout=5).read()
             return
         except (urllib.error.URLError, ConnectionError):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
             if process.poll() is not None or time.monotonic() > guard:
                 raise RuntimeError(f"The Jupyter server did not start:\n{server.log.read_text()}") from None
-            time.sleep(0.05)
 
 
 class Notebook:
