@@ -69,15 +69,18 @@ class StreamByJob:
 
 
 class _System(ModuleType):
-    """`sys`, where an assignment to a stream counts for the job that makes it, or for all who are in none."""
+    """`sys`, where an assignment to a stream counts for the job that makes it, or for all who are in none.
+
+    Another thread may uninstall it while this one assigns: `super()` would then refuse a `sys` that is no `_System`.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _NAMES:
-            super().__setattr__(name, value)
+            ModuleType.__setattr__(self, name, value)
             return
         inside = current()
         if inside is None:
-            super().__setattr__(name, _by_job(name, value))
+            ModuleType.__setattr__(self, name, _by_job(name, value))
         elif isinstance(value, StreamByJob):
             inside.redirected.pop(name, None)
         else:

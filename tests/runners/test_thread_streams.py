@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import nodetool_jupyter
 from nodetool_jupyter.runners import thread_streams
 
@@ -65,3 +67,17 @@ def test_a_stream_keeps_nothing_that_was_set_on_it_while_earlier_jobs_ran() -> N
         assert inner.getvalue() == "heard"
     finally:
         sys.stdout = before
+
+
+def test_an_assignment_to_sys_that_began_before_the_last_job_ended_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "displayhook", sys.displayhook)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    thread_streams.install()
+    assign = type(sys).__setattr__
+    thread_streams.uninstall()
+    hook, stream = (lambda value: None), io.StringIO()
+    assign(sys, "displayhook", hook)
+    assign(sys, "stdout", stream)
+    assert sys.displayhook is hook
+    print("to whoever was assigned")
+    assert stream.getvalue() == "to whoever was assigned\n"
