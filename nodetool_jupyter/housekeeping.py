@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from . import places
 from .jobs import JobStatus
+from .mount_table import mounts_below
 from .runners.base import Sweeper, Swept
 from .stores.base import JobStore, Owner
-from .stores.mounts import mounts_below
 from .stores.owners import alive, labels_gone
 from .worker import cgroups, folders
 

@@ -17,8 +17,8 @@ NAME = "nodetool_jupyter"
 
 FLOORS: dict[str, int] = {
     "errors": 0, "worker": 0, "workflow": 0,
-    "config": 1, "containers": 1, "events": 1, "frames": 1, "jobs": 1, "places": 1, "quantities": 1, "verdict": 1,
-    "view": 1,
+    "config": 1, "containers": 1, "events": 1, "frames": 1, "jobs": 1, "mount_table": 1, "places": 1, "quantities": 1,
+    "verdict": 1, "view": 1,
     "assets": 2, "housekeeping": 2, "runners": 2, "sandbox": 2, "stores": 2,
     "admission": 3, "engine": 3, "feed": 3, "keeper": 3, "kept": 3, "following": 3, "ledger": 3,
     "loop": 3, "manager": 3, "redaction": 3, "screening": 3, "supervision": 3, "testing": 3,

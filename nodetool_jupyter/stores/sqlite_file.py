@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import StoreBusy, StoreError
-from .mounts import file_system
+from ..mount_table import file_system
 
 BUSY_SECONDS = 5.0
 _CHECKED_BYTES = 16 << 20

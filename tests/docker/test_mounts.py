@@ -164,6 +164,22 @@ def test_what_leads_out_is_refused_also_where_it_is_mounted_again(jobs: Jobs, mo
     assert "under another name" in said
 
 
+@pytest.mark.parametrize("name", ["its containers", "something of them", "sockets"])
+def test_a_part_of_what_leads_out_is_refused_also_where_it_alone_is_mounted(
+    jobs: Jobs, mount: Mount, name: str
+) -> None:
+    what, inner = BY_ANOTHER_NAME[name]
+    part = next(one for one in (Path(what(jobs.engine)) / inner).iterdir() if one.is_dir() and not one.is_mount())
+    source = mount("data/a part", "--bind", str(part))
+    said = refusal(jobs, source)
+    assert said.startswith(f"Mount refused: {str(source)!r}"), said
+    assert "under another name" in said
+
+
+def test_another_file_system_of_processes_is_refused(jobs: Jobs, mount: Mount) -> None:
+    assert "a file system of the kernel's own (proc)" in refusal(jobs, mount("data/x", "-t", "proc", "none") / "1")
+
+
 def test_a_second_name_of_the_engines_socket_is_refused(jobs: Jobs) -> None:
     socket = Path(jobs.engine.url.removeprefix("unix://"))
     second = socket.with_name("second")

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from nodetool_jupyter import mount_table
 from nodetool_jupyter.errors import StorageFull, StoreBusy, StoreError
 from nodetool_jupyter.jobs import JobStatus
-from nodetool_jupyter.stores import mounts, sqlite_file
+from nodetool_jupyter.stores import sqlite_file
 from nodetool_jupyter.stores.sql import SqlStore
 from tests.small_disk import fill
 from tests.stores.store_building import COMPLETED, RUNNING, new, prints, set_aside, step, stored, url_of
@@ -186,7 +188,7 @@ def test_a_network_file_system_is_refused_with_a_local_path(tmp_path, monkeypatc
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
         f"40 22 0:50 / {point} rw,relatime - {kind} server:/home rw\n"
     )
-    monkeypatch.setattr(mounts, "MOUNTINFO", table)
+    monkeypatch.setattr(mount_table, "MOUNTINFO", table)
     with pytest.raises(StoreError, match="NODETOOL_DATABASE_URL") as refused:
         opened(url_of(shared / "nodetool" / "jobs.sqlite"))
     assert kind in str(refused.value)
@@ -203,10 +205,10 @@ def test_the_mount_that_covers_the_others_counts(tmp_path, monkeypatch):
         "41 40 0:51 / /home/ann/local rw master:2 - xfs /dev/sdb rw\n"
         "42 22 0:52 / /home rw - tmpfs tmpfs rw\n"
     )
-    monkeypatch.setattr(mounts, "MOUNTINFO", table)
-    assert mounts.file_system(mounts.Path("/home/bob")) == "tmpfs"
-    assert mounts.file_system(mounts.Path("/home/ann/local/x")) == "xfs"
-    assert mounts.file_system(mounts.Path("/homes")) == "ext4"
+    monkeypatch.setattr(mount_table, "MOUNTINFO", table)
+    assert mount_table.file_system(Path("/home/bob")) == "tmpfs"
+    assert mount_table.file_system(Path("/home/ann/local/x")) == "xfs"
+    assert mount_table.file_system(Path("/homes")) == "ext4"
 
 
 def test_on_a_full_disk_ends_are_recorded_and_nothing_is_lost_when_room_comes_back(small_disk, opened):

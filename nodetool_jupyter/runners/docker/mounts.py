@@ -9,8 +9,13 @@ from pathlib import Path
 
 from ...containers import Bind
 from ...errors import InvalidRequest
+from ...mount_table import Lying, lies, mounts
 
 _NEVER = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd")
+_KERNELS_OWN = (
+    *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2"),
+    *("debugfs", "tracefs", "bpf", "securityfs", "configfs"),
+)
 _ENGINES = ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock")
 
 
@@ -34,7 +39,9 @@ def checked_binds(
     engine_root: where the engine keeps its containers. private: folders of this program.
     """
     binds = tuple(binds)
-    if binds and not engine_url.startswith("unix://"):
+    if not binds:
+        return ()
+    if not engine_url.startswith("unix://"):
         raise InvalidRequest(
             f"-v {binds[0].source!r}: the engine at {engine_url} is another machine's, and its paths can't be checked "
             "from here. Send the data with --in, or use a local engine. Nothing was started."
@@ -46,7 +53,8 @@ def checked_binds(
         *(_Place(path, "the job store or its files") for path in map(os.path.realpath, private)),
         *(_Place(path, f"{path}, which is the machine's own") for path in sorted(map(os.path.realpath, never))),
     )
-    return tuple(_checked(bind, places) for bind in binds)
+    table = mounts()
+    return tuple(_checked(bind, places, table) for bind in binds)
 
 
 def check_workdir(binds: Iterable[Bind], workdir: str) -> None:
@@ -81,7 +89,7 @@ class _Place:
     how: str = "is, contains or belongs to"
 
 
-def _checked(bind: Bind, places: Iterable[_Place]) -> Bind:
+def _checked(bind: Bind, places: Iterable[_Place], table: dict[str, Lying]) -> Bind:
     source = os.path.realpath(os.path.expanduser(bind.source))
     if source == "/":
         raise MountRefused(bind.source, "is the whole machine")
@@ -91,10 +99,14 @@ def _checked(bind: Bind, places: Iterable[_Place]) -> Bind:
     upwards = _upwards(source)
     if upwards[0] is None:
         raise InvalidRequest(f"-v: there is no {bind.source!r} on this machine. Make it first. Nothing was started.")
+    here = lies(source, table)
     for place in places:
-        around = _upwards(place.path)
-        if upwards[0] in around or (around[0] is not None and around[0] in upwards):
+        around, there = _upwards(place.path), lies(place.path, table)
+        same = upwards[0] in around or (around[0] is not None and around[0] in upwards)
+        if same or (here is not None and there is not None and here.overlaps(there)):
             raise MountRefused(bind.source, f"{place.how} {place.what}, mounted or linked under another name")
+    if here is not None and here.kind in _KERNELS_OWN:
+        raise MountRefused(bind.source, f"lies on a file system of the kernel's own ({here.kind})")
     return Bind(source, bind.target, bind.read_only)
 
 
