@@ -14,8 +14,8 @@ QUEUE_LIMIT = 10_000
 class Admission:
     """Counts the jobs that run and keeps those that wait, in order.
 
-    gates: name to how many jobs may be behind it at once. passes: runner to the gates that its jobs go
-    through; a runner that is not named goes through none. `reserve` and `give_up` may be called from
+    gates: the setting that bounds each, to how many jobs may be behind it at once. passes: runner to the gates
+    that its jobs go through; a runner that is not named goes through none. `reserve` and `give_up` may be called from
     any thread, the rest from the manager's only.
     """
 
@@ -47,6 +47,15 @@ class Admission:
         """Take a job out of the queue, if it waits there."""
         if self._waiting.pop(job_id, None) is not None:
             self.give_up()
+
+    def waits_for(self, job_id: str) -> str:
+        """What keeps a waiting job from starting, as in "waits for one of 2 places (DOCKER_MAX_JOBS)"; else ""."""
+        full = [gate for gate in self._passes.get(self._waiting.get(job_id, ""), ()) if self._full(gate)]
+        if not full:
+            return ""
+        fewest = min(full, key=self._gates.__getitem__)
+        places = self._gates[fewest]
+        return f"waits for {'the only place' if places == 1 else f'one of {places} places'} ({fewest.upper()})"
 
     def admit(self, ready: Callable[[str], bool] = lambda job_id: True) -> list[str]:
         """The jobs that may start now; each counts as running until `done`.

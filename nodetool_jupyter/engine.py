@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from weakref import WeakValueDictionary
@@ -82,6 +82,7 @@ class Engine:
         self._unstored: dict[str, Job] = {}
         self._reservers = {runner.name: runner for runner in runners if isinstance(runner, Reserver)}
         self._asks_again = False
+        self._in_line: Mapping[str, str] = {}
         self._lock = threading.Lock()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
         self._kept: OrderedDict[str, Outcome] = OrderedDict()
@@ -199,23 +200,24 @@ class Engine:
             self._end(live, change.job)
 
     def _queue(self, live: _Live, change: Change) -> None:
-        live.feed.publish(change.events)
         self._admission.join(change.job.id, change.job.request.runner)
         self._start_admitted()
+        live.feed.publish(change.events)  # whoever hears of them can ask what it waits for
 
     def _start_admitted(self) -> None:
-        in_line: list[str] = []
+        in_line: dict[str, str] = {}
 
         def ready(job_id: str) -> bool:
             job = self._live[job_id].supervision.job
             reserver = self._reservers.get(job.request.runner)
             if reserver is not None and not reserver.reserve(job):
-                in_line.append(job_id)
+                in_line[job_id] = reserver.reserves
                 return False
             return True
 
         for job_id in self._admission.admit(ready):
             self.loop.start_soon(self._supervise, self._live[job_id])
+        self._in_line = in_line
         if in_line and not self._asks_again:  # another process gives it back, and tells nobody
             self._asks_again = True
             self.loop.later(_ASK_AGAIN_SECONDS, self._ask_again)
@@ -230,6 +232,11 @@ class Engine:
             reserver.unreserve(live.committed.id)
         self._admission.done(live.committed.request.runner)
         self._start_admitted()
+
+    def waits_for(self, job_id: str) -> str:
+        """What a queued job waits for; "" for any other. From any thread."""
+        what = self._in_line.get(job_id, "")
+        return f"waits for {what} that another job has" if what else self._admission.waits_for(job_id)
 
     def _stop(self, live: _Live, cause: StopCause, complaint: str, grace_seconds: float | None) -> bool:
         self._admission.leave(live.committed.id)

@@ -258,6 +258,10 @@ class JobExecutionManager:
         """
         return self._running().watch_store(watcher)
 
+    def waits_for(self, job_id: str) -> str:
+        """What a job of this manager that is queued waits for, for people; "" for any other."""
+        return self._engine.waits_for(job_id) if self._engine is not None else ""
+
     def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[AnyEvent]:
         """The events above `after`, stored and live, until the job's last; on the caller's own loop."""
         return follow(
@@ -322,11 +326,15 @@ def _checked_id(job_id: str) -> str:
 def _gates(settings: Settings) -> Admission:
     return Admission(
         {
-            "threads": settings["thread_pool_size"],
-            "workflows": settings["max_workflow_threads"],
-            "containers": settings["docker_max_jobs"],
+            "thread_pool_size": settings["thread_pool_size"],
+            "max_workflow_threads": settings["max_workflow_threads"],
+            "docker_max_jobs": settings["docker_max_jobs"],
         },
-        {"threaded": ("threads", "workflows"), "subprocess": ("workflows",), "docker": ("containers",)},
+        {
+            "threaded": ("thread_pool_size", "max_workflow_threads"),
+            "subprocess": ("max_workflow_threads",),
+            "docker": ("docker_max_jobs",),
+        },
     )
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from queue import Queue
+
 import pytest
 
 from nodetool_jupyter.admission import Admission
+from nodetool_jupyter.config import Settings
 from nodetool_jupyter.errors import QueueFull
+from nodetool_jupyter.frames import Returned
+from nodetool_jupyter.jobs import CodeWork, JobRequest
+from nodetool_jupyter.manager import JobExecutionManager
+from nodetool_jupyter.testing import ScriptedRunner, Step
 
 
 def make(threads: int = 1, workflows: int = 2) -> Admission:
@@ -60,3 +67,23 @@ def test_a_job_that_left_is_not_admitted_and_makes_room_in_the_queue(monkeypatch
     admission.leave("s1")
     join(admission, ("s2", "subprocess"))
     assert admission.admit() == ["s2"]
+
+
+@pytest.mark.parametrize(("places", "said"), [("1", "the only place"), ("2", "one of 2 places")])
+def test_a_queued_job_tells_what_it_waits_for_from_its_first_event_on(
+    settings: Settings, places: str, said: str
+) -> None:
+    runner = ScriptedRunner(Step.PAUSE, Returned(), name="subprocess")
+    with JobExecutionManager(
+        Settings({**settings.environ, "MAX_WORKFLOW_THREADS": places}), runners=[runner]
+    ) as manager:
+        running = [manager.submit(JobRequest(work=CodeWork("1"), runner="subprocess")) for _ in range(int(places))]
+        waiting = manager.submit(JobRequest(work=CodeWork("1"), runner="subprocess"))
+        told: Queue[str] = Queue()
+        manager.subscribe(waiting.id, lambda batch: told.put(manager.waits_for(waiting.id)))
+        assert told.get(timeout=30) == f"waits for {said} (MAX_WORKFLOW_THREADS)"
+        assert manager.waits_for("another") == ""
+        runner.resume()
+        for job in (*running, waiting):
+            manager.wait(job.id, 30)
+            assert manager.waits_for(job.id) == ""

@@ -204,7 +204,7 @@ function paint(parts, state) {
   say(parts.meta, state.runner);
   parts.meta.title = state.isolation;
   parts.title.title = `${state.title}\nJob ${state.job}`;
-  say(parts.status, state.status);
+  say(parts.status, state.status === "queued" && state.waits ? `queued, ${state.waits}` : state.status);
   drawBars(parts.bars, final ? [] : state.bars, !final && state.more_bars);
   show(parts.usage, Boolean(state.usage) && !final);
   say(parts.usageText, state.usage);

@@ -204,6 +204,7 @@ def card_state(view: View, now: float, *, waiting: bool) -> dict[str, Any]:
         "isolation": isolation_text(view.isolation) if view.isolation else "",
         "contained": view.isolation is not None and view.isolation.boundary != "none",
         "message": view.message,
+        "waits": view.waits,
         "waiting": waiting,
         "line": status_line(view, now),
         "bar_lines": bar_lines(view),

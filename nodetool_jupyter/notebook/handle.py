@@ -226,7 +226,9 @@ class JobHandle:
     def view(self) -> View:
         """Everything that there is to see of it now."""
         job = self.job
-        return fold_all(begin(job), self._manager.events(self.id))
+        found = fold_all(begin(job), self._manager.events(self.id))
+        waits = self._manager.waits_for(self.id) if job.status is JobStatus.QUEUED else ""
+        return msgspec.structs.replace(found, waits=waits)
 
     @property
     def files(self) -> dict[str, Path]:

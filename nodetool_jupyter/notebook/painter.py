@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ..events import AnyEvent
 from ..following import ends
+from ..jobs import JobStatus
 from ..loop import LoopThread
 from ..view import View, fold_all
 
@@ -88,9 +89,9 @@ class Canvas:
     """One job's place in the notebook.
 
     `hear` takes its events on the manager's thread and returns at once. `done` is set when the last
-    one was shown, `woken` then too, or when the person detaches the cell.
-    `leave` ends the hearing, `unwatch` what `tell` is told; `part` is for a cell that waits no more while the
-    job goes on. `view` is what was folded so far.
+    one was shown, `woken` then too, or when the person detaches the cell. `view` is what was folded so far.
+    `waits` tells what a queued job waits for; `leave` ends the hearing, `unwatch` what `tell` is told;
+    `part` is for a cell that waits no more while the job goes on.
     """
 
     def __init__(self, painter: Painter, view: View, face: Face, output: Output) -> None:
@@ -105,6 +106,7 @@ class Canvas:
         self._pending = self._urgent = False
         self._disarm: Callable[[], None] | None = None
         self._last_painted = 0.0
+        self.waits: Callable[[], str] = lambda: ""
         self.leave: Callable[[], None] = lambda: None
         self.unwatch: Callable[[], None] = lambda: None
         self.part: Callable[[], None] = self.abandon
@@ -158,6 +160,8 @@ class Canvas:
         held, self._held = self._held, []
         events = [self._events.popleft() for _ in range(len(self._events))]
         self.view = fold_all(self.view, events)
+        if self.view.status is JobStatus.QUEUED:
+            self.view = replace(self.view, waits=self.waits())
         ended = self.view.status.final
         try:
             self.face.hide()

@@ -85,6 +85,7 @@ def show(
     face = place.face(progress, first, sink)
     canvas = Canvas(session.painter, first, face, sink)
     place.canvas = canvas
+    canvas.waits = lambda: session.manager.waits_for(job.id)
     canvas.unwatch = session.manager.watch_store(canvas.tell)
     canvas.leave = session.manager.subscribe(job.id, canvas.hear)
     canvas.part = place.part

@@ -125,7 +125,12 @@ class Sweeper(Protocol):
 
 @runtime_checkable
 class Reserver(Protocol):
-    """A runner with things that only one job may have at a time. Both methods are called on the manager's loop."""
+    """A runner with things that only one job may have at a time. Both methods are called on the manager's loop.
+
+    reserves: what such a thing is called, as in "a GPU".
+    """
+
+    reserves: str
 
     def reserve(self, job: Job) -> bool:
         """Keep for a queued job what it must have for itself; false while others have it. Returns at once.

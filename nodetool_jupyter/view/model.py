@@ -82,7 +82,7 @@ class View(Struct, frozen=True):
     last of `logging`, which its handlers may have written to a stream too. `history`: memory in bytes, at
     the latest measurements. `expected_seconds`: how long the same code took the last time.
     `more_bars`: there are bars for which there is no room. `trouble`: why the store can't be written, for which the
-    job waits; of that there is no event.
+    job waits. `waits`: what it waits for while it is queued. Of these two there is no event.
     """
 
     job_id: str = ""
@@ -113,6 +113,7 @@ class View(Struct, frozen=True):
     isolation: Isolation | None = None
     exit: Exit | None = None
     trouble: str = ""
+    waits: str = ""
 
     @property
     def cause(self) -> str:

@@ -66,6 +66,7 @@ def status_line(view: View, now: float, *, columns: int = 0) -> str:
     if view.status.final:
         return final_line(view)
     parts = [f"{MARKS.get(view.status, '●')} {title(view)}", view.runner, view.status.value]
+    parts += [view.waits] if view.waits and view.status is JobStatus.QUEUED else []
     bar = next((bar for bar in view.bars if not bar.closed), None)
     if bar is not None:
         parts += filter(None, [" ".join(filter(None, [bar.label, amount(bar)])), bar.note])

@@ -200,6 +200,7 @@ def test_a_job_that_waits_for_a_gpu_keeps_no_other_from_running(
             waiting = [jobs.submit("1", container=ContainerOptions(gpus=asked)) for asked in ("1", "device=1")]
             job, _ = jobs.run("1")
             assert job.status is JobStatus.COMPLETED, job.message
+            assert {jobs.manager.waits_for(job.id) for job in waiting} == {"waits for a GPU that another job has"}
             assert {jobs.manager.get(job.id).status for job in waiting} == {JobStatus.QUEUED}
             assert jobs.manager.cancel(waiting.pop().id)
         assert jobs.end(waiting[0])[0].status.final

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nodetool_jupyter import events as ev
-from nodetool_jupyter.jobs import CodeWork, Job, JobRequest, ResourceLimits
+from nodetool_jupyter.jobs import CodeWork, Job, JobRequest, JobStatus, ResourceLimits
 from nodetool_jupyter.notebook import card as cards
 from nodetool_jupyter.notebook.card import CardFace, card_state
 from nodetool_jupyter.view import View, begin, fold, fold_all
@@ -77,6 +78,15 @@ def make() -> Iterator[Callable[[], Made]]:
 def press(face: CardFace, content: Any) -> None:
     """What the page sends."""
     face.card._handle_custom_msg(content, [])
+
+
+def test_a_card_says_what_a_queued_job_waits_for() -> None:
+    waiting = replace(view(), status=JobStatus.QUEUED, waits="waits for a GPU that another job has")
+    state = card_state(waiting, 0.0, waiting=False)
+    assert state["waits"] == "waits for a GPU that another job has"
+    assert state["line"].startswith("○ train · subprocess · queued · waits for a GPU that another job has")
+    running = card_state(replace(waiting, status=JobStatus.RUNNING), 0.0, waiting=False)
+    assert "waits for" not in running["line"]
 
 
 def test_the_state_holds_all_that_is_shown() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+import nodetool_jupyter
 from nodetool_jupyter.errors import Interrupted, JobFailed
 from nodetool_jupyter.notebook import verbs
 from nodetool_jupyter.notebook.completion import candidates
 from nodetool_jupyter.notebook.session import current
+from nodetool_jupyter.view.text import view_text
 from tests.notebook.conftest import refused
 
 
@@ -112,3 +116,18 @@ def test_an_interrupt_ends_a_wait_with_one_sentence(
     assert isinstance(error, Interrupted)
     assert said in str(error)
     assert len(error._render_traceback_()) == 1
+
+
+def test_a_queued_job_says_what_it_waits_for(shell: InteractiveShell) -> None:
+    shell.user_ns["nodetool_jupyter"] = nodetool_jupyter
+    gate = shell.user_ns["gate"] = threading.Event()
+    places = current().settings()["thread_pool_size"]
+    names = [*("first" for _ in range(places)), "last"]
+    shell.run_cell(f"jobs = [nodetool_jupyter.run('gate.wait(60)', name=name) for name in {names}]").raise_error()
+    jobs = shell.user_ns["jobs"]
+    said = view_text(jobs[-1].view(), 0.0)
+    gate.set()
+    which = "the only place" if places == 1 else f"one of {places} places"
+    assert said.startswith(f"○ last · threaded · queued · waits for {which} (THREAD_POOL_SIZE)\n")
+    assert [job.result() for job in jobs] == [True] * len(jobs)
+    assert "waits for" not in view_text(jobs[-1].view(), 0.0)

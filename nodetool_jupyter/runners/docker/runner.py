@@ -57,6 +57,7 @@ class DockerRunner:
     """
 
     name = "docker"
+    reserves = "a GPU"
     shares_namespace = False
 
     def __init__(
