@@ -13,6 +13,7 @@ from nodetool_jupyter.notebook import verbs
 from nodetool_jupyter.notebook.completion import candidates
 from nodetool_jupyter.notebook.session import current
 from nodetool_jupyter.view.text import view_text
+from tests.engine.private import until
 from tests.notebook.conftest import refused
 
 
@@ -125,9 +126,9 @@ def test_a_queued_job_says_what_it_waits_for(shell: InteractiveShell) -> None:
     names = [*("first" for _ in range(places)), "last"]
     shell.run_cell(f"jobs = [nodetool_jupyter.run('gate.wait(60)', name=name) for name in {names}]").raise_error()
     jobs = shell.user_ns["jobs"]
-    said = view_text(jobs[-1].view(), 0.0)
-    gate.set()
     which = "the only place" if places == 1 else f"one of {places} places"
-    assert said.startswith(f"○ last · threaded · queued · waits for {which} (THREAD_POOL_SIZE)\n")
+    said = f"○ last · threaded · queued · waits for {which} (THREAD_POOL_SIZE)\n"
+    until(lambda: view_text(jobs[-1].view(), 0.0).startswith(said), "the manager has put it in the queue")
+    gate.set()
     assert [job.result() for job in jobs] == [True] * len(jobs)
     assert "waits for" not in view_text(jobs[-1].view(), 0.0)
