@@ -120,12 +120,9 @@ def test_an_interrupt_ends_a_wait_with_one_sentence(
 
 
 def test_a_queued_job_says_what_it_waits_for(shell: InteractiveShell) -> None:
-    shell.user_ns["nodetool_jupyter"] = nodetool_jupyter
-    gate = shell.user_ns["gate"] = threading.Event()
-    places = current().settings()["thread_pool_size"]
+    gate, places = threading.Event(), current().settings()["thread_pool_size"]
     names = [*("first" for _ in range(places)), "last"]
-    shell.run_cell(f"jobs = [nodetool_jupyter.run('gate.wait(60)', name=name) for name in {names}]").raise_error()
-    jobs = shell.user_ns["jobs"]
+    jobs = [nodetool_jupyter.run("gate.wait(60)", name=name, inputs={"gate": gate}) for name in names]
     which = "the only place" if places == 1 else f"one of {places} places"
     said = f"○ last · threaded · queued · waits for {which} (THREAD_POOL_SIZE)\n"
     until(lambda: view_text(jobs[-1].view(), 0.0).startswith(said), "the manager has put it in the queue")
