@@ -50,7 +50,8 @@ def in_site(folder: Path, hold: str) -> Path:
     """An interpreter that is held by a module of its environment, when the worker has been given its work."""
     venv.create(folder / "env", symlinks=True)
     [packages] = (folder / "env").glob("lib/python*/site-packages")
-    (packages / "sitecustomize.py").write_text(hold)
+    (packages / "held_at_boot.py").write_text(hold)  # some systems have a sitecustomize of their own
+    (packages / "held_at_boot.pth").write_text("import held_at_boot\n")
     return folder / "env" / "bin" / "python"
 
 
