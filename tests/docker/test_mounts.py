@@ -17,7 +17,7 @@ from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
 from nodetool_jupyter.notebook.hints import with_hint
 from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
-from tests.engine.private import Engine, until
+from tests.engine.private import Engine
 from tests.workflows.seeing import text
 
 Mount = Callable[..., Path]
@@ -302,31 +302,6 @@ def test_one_place_shows_one_thing_and_the_job_runs_in_a_folder(
         jobs.submit("1", container=ContainerOptions(binds=binds, tmpfs=tmpfs))
     assert words in str(caught.value)
     assert jobs.manager.find() == []
-
-
-def test_a_bridge_is_the_kernels_own_and_its_containers_do_not_see_each_other(jobs: Jobs) -> None:
-    job, events = jobs.run(
-        "import os\nprint(sorted(os.listdir('/sys/class/net')))", container=ContainerOptions(network="bridge")
-    )
-    assert (job.status, text(events)) == (JobStatus.COMPLETED, "['eth0', 'lo']\n"), job.message
-    name = isolation(events).details["network"]
-    assert name == f"nodetool-{jobs.manager.owner.id}"
-    with jobs.engine.client() as client:
-        found = client.api.inspect_network(name)
-    assert found["Options"] == {"com.docker.network.bridge.enable_icc": "false"}
-    assert found["Labels"]["nodetool.owner"] == jobs.manager.owner.id
-
-
-def test_a_bridge_that_somebody_removed_is_made_again(jobs: Jobs) -> None:
-    options = ContainerOptions(network="bridge")
-    _, events = jobs.run("1", container=options)
-    with jobs.engine.client() as client:
-        until(lambda: not jobs.containers(), "nobody is on it")
-        client.api.remove_network(isolation(events).details["network"])
-    job, _ = jobs.run("1", container=options)
-    assert "network of this kernel's containers was removed. Run the cell again" in job.message
-    job, _ = jobs.run("1", container=options)
-    assert job.status is JobStatus.COMPLETED, job.message
 
 
 def test_anonymous_volumes_of_an_image_go_with_the_container(jobs: Jobs) -> None:

@@ -1,6 +1,7 @@
 """A Docker engine of the test run's own: it shares nothing with an engine that this machine may have already.
 
-It has a containerd, socket, data, state, network bridge and empty settings of its own and leaves the firewall alone.
+It has a containerd, socket, data, state, network bridge and empty settings of its own and leaves the firewall alone,
+or has a firewall of its own too, with network interfaces that only its containers see.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ address = "{folder}/containerd.sock"
 
 
 @contextmanager
-def running(*options: str) -> Iterator[Engine]:
+def running(*options: str, firewall: bool = False) -> Iterator[Engine]:
     """An engine without images, removed at the end with everything that is in it. options: more for `dockerd`."""
     sweep_dead_runs()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base()))
-    engine = Engine(folder, options)
+    engine = Engine(folder, options, firewall=firewall)
     try:
         # in memory: made and removed at once, however busy the disk is
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", str(folder)], check=True)
@@ -81,9 +82,10 @@ def _lives(pid: int, started: float) -> bool:
 class Engine:
     """A private engine that tests may stop, kill and freeze. environ: what a process needs to find it."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = (), *, bridge: str = "") -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = (), *, bridge: str = "", firewall: bool = False) -> None:
         self.folder = folder
         self._options = options
+        self._firewall = firewall
         self.bridge = bridge or f"ntj{secrets.token_hex(4)}"
         self.url = f"unix://{folder}/docker.sock"
         self.environ = {"DOCKER_HOST": self.url}
@@ -108,7 +110,8 @@ class Engine:
     def start(self) -> None:
         """Start what doesn't run, and wait until it answers."""
         if self._containerd is None:
-            self._make_bridge()
+            if not self._firewall:
+                self._make_bridge()
             (self.folder / "containerd.toml").write_text(_CONTAINERD.format(folder=self.folder))
             (self.folder / "daemon.json").write_text("{}")  # the machine's own settings are for the machine's engine
             command = ["containerd", "--config", str(self.folder / "containerd.toml")]
@@ -207,10 +210,12 @@ class Engine:
     def _command(self) -> list[str]:
         folder = self.folder
         return [
-            *("dockerd", "--host", self.url, "--config-file", f"{folder}/daemon.json"),
+            *(("unshare", "--net", "dockerd") if self._firewall else ("dockerd",)),
+            *("--host", self.url, "--config-file", f"{folder}/daemon.json"),
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/docker.pid"),
-            *("--containerd", f"{folder}/containerd.sock", "--bridge", self.bridge),
-            *("--iptables=false", "--ip-forward=false", "--ip-masq=false"),
+            *("--containerd", f"{folder}/containerd.sock"),
+            *(() if self._firewall else ("--bridge", self.bridge)),
+            *(() if self._firewall else ("--iptables=false", "--ip-forward=false", "--ip-masq=false")),
             *self._options,
         ]
 
