@@ -121,6 +121,7 @@ function sparkline(parent) {
   });
   parent.append(svg);
   return (history, limit) => {
+    svg.style.display = history.length || limit ? "" : "none";
     const top = Math.max(limit || 0, ...history.map((value) => value * 1.15), 1);
     const step = 120 / (Math.max(history.length, 30) - 1);
     const x = (n) => (n * step).toFixed(1);
@@ -204,13 +205,14 @@ function paint(parts, state) {
   say(parts.meta, state.runner);
   parts.meta.title = state.isolation;
   parts.title.title = `${state.title}\nJob ${state.job}`;
-  say(parts.status, state.status === "queued" && state.waits ? `queued, ${state.waits}` : state.status);
+  say(parts.status, state.status);
   drawBars(parts.bars, final ? [] : state.bars, !final && state.more_bars);
-  show(parts.usage, Boolean(state.usage) && !final);
-  say(parts.usageText, state.usage);
+  const use = state.status === "queued" ? state.waits : state.usage;
+  show(parts.usage, Boolean(use) && !final);
+  say(parts.usageText, use);
   say(parts.isolation, state.isolation);
   show(parts.isolation, state.contained && !final);
-  parts.spark(state.history, state.memory_limit);
+  parts.spark(state.history, state.status === "queued" ? null : state.memory_limit);
   drawNotes(parts.notes, state.notes);
   show(parts.cancel, !final);
   show(parts.detach, state.waiting && !final);
