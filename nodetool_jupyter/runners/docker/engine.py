@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CHECK_SECONDS, SHORT_SECONDS, LONG_SECONDS = 3.0, 10.0, 60.0
 _FACTS_SECONDS, _HEARD_SECONDS = 60.0, 0.1
-_OLDEST_API = (1, 41)
+_OLDEST_API, _NEWEST_API = (1, 41), (1, 45)  # what this program was tried with: an engine answers as it did then
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
@@ -221,17 +221,25 @@ class Engine:
                 made.get_adapter(made.base_url).close()
                 made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
                 made.mount("http+docker://", made._custom_adapter)
-            made._version = self._version or made._retrieve_server_version()
-            if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
-                raise EngineUnavailable(
-                    f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
-                    "Install Docker 20.10 or newer",
-                )
+            made._version = self._version or self._spoken(made._retrieve_server_version())
         except BaseException:
             made.close()
             raise
         self._version = made._version  # the next client need not wait for an answer
         return made
+
+    def _spoken(self, newest: str) -> str:
+        """The version of the API to speak with an engine whose newest one this is. Raises `EngineUnavailable`."""
+        try:
+            major, minor = map(int, newest.split("."))
+        except ValueError:
+            raise EngineUnavailable(f"what answers at {self.url} is no engine: its API is {newest!r}") from None
+        if (major, minor) < _OLDEST_API:
+            raise EngineUnavailable(
+                f"the engine at {self.url} speaks API {newest}, and {'.'.join(map(str, _OLDEST_API))} is needed",
+                "Install Docker 20.10 or newer",
+            )
+        return ".".join(map(str, min((major, minor), _NEWEST_API)))
 
     def _miss(self) -> None:
         self._missed += 1
