@@ -13,7 +13,7 @@ from tests.kernel.conftest import Kernel, gone, until
 STARTS_A_FAMILY = """
 import os, subprocess, time
 child = subprocess.Popen(["sleep", "600"])
-print("family", os.getpid(), child.pid, os.getppid(), flush=True)
+print(f"family {os.getpid()} {child.pid} {os.getppid()}", flush=True)  # in one piece
 time.sleep(600)
 """
 
@@ -30,7 +30,7 @@ def family(text: str) -> list[int]:
 
 def begin(kernel: Kernel, options: str = "--runner subprocess") -> tuple[str, list[int]]:
     started = kernel.start(cell(STARTS_A_FAMILY, options))
-    return started, family(kernel.follow(started, until_text="family ").text + "")
+    return started, family(kernel.follow(started, until_text="family ").text)
 
 
 def status(kernel: Kernel, index: int = 0) -> str:

@@ -106,7 +106,7 @@ def test_a_redirection_counts_for_the_one_who_makes_it(
     )
     namespace: dict[str, Any] = {"gate": gate, "sys": sys}
     job = submit(code, parcel=Parcel(namespace=namespace))
-    Seen(manager, job).wait(lambda event: isinstance(event, Stream) and "ready" in event.text)
+    Seen(manager, job).printed("ready", "stderr")
     print("main")
     gate.set()
     assert text(end(manager, job)[1]) == "begun\ndone\n"
