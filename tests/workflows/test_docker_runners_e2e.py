@@ -47,7 +47,7 @@ def told(job):
         elif kind in ("display", "output_update"):
             kept.append([kind, *(found.get(name) for name in ("data", "output_name", "value", "output_type"))])
         elif kind == "node_progress":
-            last = [kind, found["progress"], found["total"], found.get("chunk")]  # which may come later than what follows
+            last = [kind, found["progress"], found["total"], found.get("chunk")]  # when that comes is open
     return json.dumps([[last, *kept], streams])
 """
 
