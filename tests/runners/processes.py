@@ -168,7 +168,8 @@ def once_printed(text: str, act: Callable[[Worker], object]) -> OnReport:
 
     def on_report(worker: Worker, report: Report) -> None:
         nonlocal seen
-        if isinstance(report, Stream) and text not in seen:
+        # newer Pythons warn of a fork on stderr
+        if isinstance(report, Stream) and report.name == "stdout" and text not in seen:
             seen += report.text
             if text in seen:
                 act(worker)
