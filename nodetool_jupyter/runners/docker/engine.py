@@ -181,7 +181,7 @@ class Engine:
             clients = list(self._clients.values())
         for client in clients:
             if self.local_socket:
-                client.get_adapter(client.base_url).hang_up()
+                client.hang_up()
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -208,11 +208,12 @@ class Engine:
     def _new_client(self, seconds: float) -> APIClient:
         from docker import APIClient
 
-        from .unix import UnixAdapter
+        from .unix import LocalClient, UnixAdapter
 
         oldest = ".".join(map(str, _OLDEST_API))
         try:
-            made = APIClient(**self._endpoint.options(), version=oldest, timeout=seconds, num_pools=_THREADS)
+            options = {**self._endpoint.options(), "version": oldest, "timeout": seconds, "num_pools": _THREADS}
+            made = LocalClient(self.local_socket, **options) if self.local_socket else APIClient(**options)
         except NoEndpoint as error:
             raise EngineUnavailable(str(error), error.remedy) from None
         made.trust_env = False  # neither a proxy, nor certificates that are for web sites instead of ours
