@@ -152,7 +152,7 @@ class Engine:
         if hail is None:
             raise MustAsk
         try:
-            if not hail.answered:
+            if time.monotonic() - hail.sent > _HEARD_SECONDS or not hail.answered:
                 raise MustAsk
             hail.hear()
         except OSError as error:
@@ -160,7 +160,7 @@ class Engine:
             raise self._unreachable(error, CHECK_SECONDS) from None
         finally:
             hail.close()
-        self._heard = time.monotonic()
+        self._heard = hail.sent
 
     def _replace_hail(self, hail: Hail | None) -> Hail | None:
         """The one before; closed if there is a new one."""

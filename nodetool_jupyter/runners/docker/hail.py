@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 
 _HEAD_BYTES = 1 << 10
 
 
 class Hail:
-    """A ping that is sent with this, and heard later. Raises `OSError`."""
+    """A ping that is sent with this, and heard later. sent: when, on the monotonic clock. Raises `OSError`."""
 
     def __init__(self, path: str, *, seconds: float) -> None:
+        self.sent = time.monotonic()
         self._connection = socket.socket(socket.AF_UNIX)
         try:
             self._connection.settimeout(seconds)
