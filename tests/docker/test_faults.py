@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -139,6 +140,26 @@ def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(
     assert doomed.outcome(job) == "failed unkillable"
     broken.thaw()
     eventually_empty(broken)
+
+
+def test_a_job_whose_container_waits_in_a_frozen_engine_fails_without_a_start(
+    broken: Engine, environ: dict[str, str], tmp_path: Path, impatient: Callable[[], None]
+) -> None:
+    with jobs_on(broken.url, environ, standby=tmp_path) as jobs:
+        assert jobs.outcome(jobs.submit("1")) == "completed"
+        docker_runner: Any = jobs.manager.runner("docker")
+        until(lambda: docker_runner._pool._waiting, "a container waits")
+        docker_runner.images._sure_from = 0.0
+        impatient()
+        broken.freeze()
+        docker_runner.engine._heard = 0.0  # as after a moment
+        job = jobs.submit("print('begun')")
+        assert jobs.outcome(job) == "failed start_failed"
+        assert "did not answer within" in jobs.end(job).message
+        with pytest.raises(EngineUnavailable, match="did not answer"):
+            jobs.submit("1")
+        broken.thaw()
+        until(lambda: jobs.outcome(jobs.submit("2")) == "completed", "it goes on")
 
 
 def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_after_the_thaw(
