@@ -106,7 +106,7 @@ def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_clie
     assert found["Config"]["Cmd"] == ["python3"]
 
 
-@pytest.mark.parametrize("image", ["nodetool-test:user", "nodetool-test:workdir"])
+@pytest.mark.parametrize("image", ["nodetool-test:user", "nodetool-test:workdir", "nodetool-test:shared"])
 def test_what_the_base_image_declares_stays(jobs: Jobs, docker_client: docker.DockerClient, image: str) -> None:
     job, _ = run(jobs, "import alpha", container=wanting("alpha", image=image))
     assert job.status is JobStatus.COMPLETED, job.message

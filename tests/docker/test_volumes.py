@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from nodetool_jupyter.containers import Bind, ContainerOptions
-from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason
+from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker.images import volumes_of
 from nodetool_jupyter.runners.docker.runner import DockerRunner
 from nodetool_jupyter.runners.docker.spec import container_spec, differences
-from tests.docker.jobs import Jobs
+from tests.docker.jobs import Jobs, isolation
 from tests.engine import images
 from tests.engine.private import Engine
 from tests.workflows.seeing import text
@@ -31,6 +31,15 @@ for n in range(%d):
 print(written >> 20)
 mounts = [line.split()[1:3] for line in open('/proc/mounts')]
 print([mount for mount in mounts if mount[0] in ('/declared', '/srv/more')])
+"""
+SHARED = "nodetool-test:shared"
+FILL_SHARED = """import errno
+try:
+    with open('/dev/shm/big', 'wb', buffering=0) as file:
+        for written in range(1, 100):
+            file.write(bytes(1 << 20))
+except OSError as error:
+    print(errno.errorcode[error.errno], written - 1)
 """
 VOLUME = {"Type": "volume", "Destination": "/a", "RW": True}
 IN_MEMORY = "[['/declared', 'tmpfs'], ['/srv/more', 'tmpfs']]"
@@ -76,6 +85,28 @@ def test_volumes_that_came_with_a_moved_tag_refuse_the_start(jobs: Jobs, monkeyp
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
     assert "The engine did not apply Mounts=[] (it reports ['/declared', '/srv/more'])" in job.message
     jobs.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("profile", "read_only"), [(Profile.DEFAULT, False), (Profile.DEFAULT, True), (Profile.UNTRUSTED, False)]
+)
+@pytest.mark.parametrize("user", ["", "1000"])
+def test_shared_memory_has_its_size_whatever_the_image_declares(
+    jobs: Jobs, profile: Profile, user: str, *, read_only: bool
+) -> None:
+    options = ContainerOptions(image=SHARED, read_only=read_only, user=user)
+    limits = ResourceLimits(shm_bytes=8 << 20)
+    job, events = jobs.run(FILL_SHARED, container=options, profile=profile, limits=limits)
+    assert text(events) == "ENOSPC 8\n", job.message
+    assert isolation(events).held["shm_bytes"] == "sized /dev/shm"
+
+
+def test_a_volume_over_shared_memory_that_came_with_a_moved_tag_refuses_the_start(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodetool_jupyter.runners.docker.images.volumes_of", lambda found: ())
+    job, _ = jobs.run("1", container=ContainerOptions(image=SHARED))
+    assert "The engine did not apply Mounts=[] (it reports ['/dev/shm'])" in job.message
 
 
 def asked(volumes: tuple[str, ...], *, read_only: bool = True, **options: Any) -> dict[str, Any]:
