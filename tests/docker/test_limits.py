@@ -130,8 +130,8 @@ def test_an_engine_that_can_not_limit_swap_holds_memory_and_says_so(
     ("options", "said"),
     [
         (ContainerOptions(network="nosuch"), "--network nosuch: the engine has no such network."),
-        (ContainerOptions(user="nosuch"), "The image has no user 'nosuch'. Give a number with --user"),
-        (ContainerOptions(user="1000:nosuch"), "The image has no user '1000:nosuch'. Give a number with --user"),
+        (ContainerOptions(user="nosuch"), "The image has no user 'nosuch' whose number"),
+        (ContainerOptions(user="1000:nosuch"), "The image has no user '1000:nosuch' whose number"),
     ],
 )
 def test_what_the_engine_does_not_find_is_told_by_its_option(jobs: Jobs, options: ContainerOptions, said: str) -> None:
