@@ -141,8 +141,10 @@ def test_gpus_that_nobody_here_can_see_are_leased_by_name_or_shared(folder: Path
 
 @pytest.mark.parametrize(
     "asked",
-    ["3", "device=2", "device=0,7", "device=2:0", "device=00", "device=GPU-cccc", "device=GPU-aa"]
-    + ["device=MIG-GPU-cccc/1/0", "device=1,GPU-aaaab"],
+    [
+        *("3", "device=2", "device=0,7", "device=2:0", "device=00", "device=GPU-cccc", "device=GPU-aa"),
+        *("device=MIG-GPU-cccc/1/0", "device=1,GPU-aaaab"),
+    ],
 )
 def test_more_gpus_than_there_are_and_others_are_refused(asked: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
