@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import docker
 import pytest
 
 from nodetool_jupyter.containers import Bind, ContainerOptions
+from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker.images import volumes_of
 from nodetool_jupyter.runners.docker.runner import DockerRunner
@@ -144,3 +146,39 @@ def test_a_volume_that_nobody_asked_for_is_a_difference_where_the_root_is_read_o
 )
 def test_a_volume_is_known_by_the_path_where_the_engine_mounts_it(declared: str, means: str) -> None:
     assert volumes_of({"Config": {"Volumes": {declared: {}}}}) == (means,)
+
+
+def test_a_volume_without_an_absolute_path_is_refused_by_name(jobs: Jobs, docker_client: docker.DockerClient) -> None:
+    name = "nodetool-test:relative"
+    made = docker_client.api.create_container(images.IMAGE, ["true"])
+    docker_client.api.commit(made, *name.split(":"), changes=[*images.BASE, 'VOLUME ["rel/x"]'])
+    docker_client.api.remove_container(made)
+    try:
+        runner = jobs.manager.runner("docker")
+        request = JobRequest(work=CodeWork("1"), runner="docker", container=ContainerOptions(image=name))
+        for refuses in (runner.check, runner.speaks_other, runner.foresee):
+            with pytest.raises(
+                InvalidRequest, match=f"'{name}' declares the volume 'rel/x'.*Build it with VOLUME /rel/x"
+            ):
+                refuses(request)
+    finally:
+        docker_client.images.remove(name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ContainerOptions(tmpfs={"/usr": "size=1m"}),
+        ContainerOptions(binds=(Bind("/opt", "/usr"),)),
+        ContainerOptions(image="nodetool-test:over-usr", read_only=True),
+    ],
+)
+def test_what_lies_over_the_images_python_is_named(jobs: Jobs, run_engine: Engine, options: ContainerOptions) -> None:
+    with run_engine.client() as client:
+        made = client.api.create_container(images.IMAGE, ["true"])
+        client.api.commit(made, "nodetool-test", "over-usr", changes=[*images.BASE, 'VOLUME ["/usr"]'])
+        client.api.remove_container(made)
+        job, _ = jobs.run("1", container=options)
+        jobs.nothing_is_left()
+        client.images.remove("nodetool-test:over-usr")
+    assert job.message.startswith("The container finds no python3: the image has none, or what lies over /usr ")

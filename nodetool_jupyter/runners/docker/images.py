@@ -21,6 +21,7 @@ from .lines import Line
 _KNOWN_SECONDS = 5.0
 _PULL_SILENCE_SECONDS = 300.0
 _BAR = "pull"
+_MOST_SHOWN = 60
 _VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
 _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
 
@@ -74,7 +75,10 @@ class Images:
         self._pythons: dict[str, str] = {}
 
     def find(self, options: ContainerOptions) -> Image | None:
-        """The image if it is there; looked up anew after some seconds. Raises `EngineUnavailable`."""
+        """The image if it is there; looked up anew after some seconds. Raises `EngineUnavailable`.
+
+        Raises `InvalidRequest` for a name that no image can have, and an image that no container can be made of.
+        """
         name = options.pinned or options.image or default_image()
         known = self._known.get(name)
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
@@ -88,6 +92,7 @@ class Images:
                 self._known.pop(name, None)
                 return None
             raise
+        _check_volumes(name, found)
         image = self._describe(options.image or default_image(), found)
         self._known[name] = time.monotonic(), image
         return image
@@ -173,6 +178,16 @@ class Images:
             python if _VERSION.match(python) else "",
             volumes_of(found),
         )
+
+
+def _check_volumes(name: str, found: Mapping[str, Any]) -> None:
+    for path in sorted((found.get("Config") or {}).get("Volumes") or ()):
+        if not path.startswith("/"):
+            raise InvalidRequest(
+                f"Image {name!r} declares the volume {path[:_MOST_SHOWN]!r}, which is no absolute path, so that nobody "
+                f"can say where it would be. Build it with VOLUME /{path[:_MOST_SHOWN]}, or take another --image. "
+                "Nothing was started."
+            )
 
 
 def volumes_of(found: Mapping[str, Any]) -> tuple[str, ...]:

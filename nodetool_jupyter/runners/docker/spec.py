@@ -15,8 +15,8 @@ from .bundle import LOADER
 
 NOBODY = "65534:65534"
 SHARED = "/dev/shm"  # noqa: S108 - a mount of the container's own
-LEAST_MEMORY_BYTES = 32 << 20
 LEAST_CPUS = 0.01
+LEAST_PIDS = 3
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _NANO = 10**9
 _MIB = 1 << 20
@@ -66,6 +66,12 @@ class ContainerSpec:
         """The part of the body that the engine gives back on `inspect`."""
         found: Mapping[str, Any] = self.config["HostConfig"]
         return found
+
+    @property
+    def covered(self) -> tuple[str, ...]:
+        """Where something lies over the image's own files that is not the same for every job."""
+        laid = {*self.host["Tmpfs"], *(mount["Target"] for mount in self.host["Mounts"])}
+        return tuple(sorted(laid - {"/tmp", WORKDIR, SHARED}))  # noqa: S108 - a mount of the container's own
 
 
 def holds(facts: Mapping[str, Any]) -> dict[str, str]:
