@@ -8,6 +8,7 @@ import re
 from .errors import InvalidRequest
 
 LEAST_MEMORY_BYTES = 16 << 20
+LEAST_CONTAINER_MEMORY_BYTES = 32 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -28,7 +29,8 @@ def parse_memory(text: str, what: str = "memory") -> int:
     size = parse_size(text, what)
     if size < LEAST_MEMORY_BYTES:
         raise InvalidRequest(
-            f"{what} {text!r} is too little for Python to start. Give at least {size_option(LEAST_MEMORY_BYTES)}."
+            f"{what} {text!r} is too little for Python to start. Give at least {size_option(LEAST_MEMORY_BYTES)}, or "
+            f"{size_option(LEAST_CONTAINER_MEMORY_BYTES)} in a container."
         )
     return size
 

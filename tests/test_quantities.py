@@ -107,6 +107,7 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
 
 
 def test_the_least_memory_is_named_as_the_option_takes_it() -> None:
-    with pytest.raises(InvalidRequest, match=r"--memory '1k' is too little for Python to start\. Give at least 16m\."):
+    told = r"--memory '1k' is too little for Python to start\. Give at least 16m, or 32m in a container\."
+    with pytest.raises(InvalidRequest, match=told):
         q.parse_memory("1k", "--memory")
     assert q.parse_memory("16m") == 16 << 20

@@ -33,7 +33,7 @@ def engine_report(runner: DockerRunner, image: str, pull: str) -> Iterator[str]:
     try:
         yield from _default_image(runner, image, pull)
         yield from _built(runner)
-    except (EngineUnavailable, EngineRefused) as error:
+    except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
         yield f"! {error}"
 
 

@@ -24,6 +24,7 @@ from ..runners.base import Parcel, Runner
 from . import container_options as containers
 from . import requests
 from .options import Options, is_name
+from .origins import origins_named
 
 if TYPE_CHECKING:
     from .session import Session
@@ -70,7 +71,8 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     # the cell's first line is the magic's own, so that lines count as the page numbers them
     work = CodeWork(cell, f"{imports}\n{code}", filename)
     request = msgspec.structs.replace(request, work=work, inputs=tuple(others))
-    runner.check(request)
+    with origins_named(request, session.settings()):
+        runner.check(request)
     parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns, other_python=other)
     return Plan(request, parcel, tuple(others), imports)
 
@@ -128,7 +130,8 @@ def launch_work(
     other = chosen.speaks_other(request)
     if not other:
         requests.check_syntax(request.work.runnable, request.work.filename)
-    chosen.check(request)
+    with origins_named(request, settings):
+        chosen.check(request)
     shared = _namespace(values)
     parcel = requests.make_parcel(request, chosen, list(values), values, shared=shared, other_python=other)
     return submit(session, Plan(request, parcel)), values
@@ -234,7 +237,8 @@ def relaunch(
         raise InvalidRequest(f"Job {job.id} needs the variable {lost[0]!r}, which the kernel does not have. Assign it.")
     if runner.shares_namespace:
         request = msgspec.structs.replace(request, cwd="")
-    runner.check(request)
+    with origins_named(request, session.settings()):
+        runner.check(request)
     shared = values if inputs is None else _namespace(values)
     other = runner.speaks_other(request) if request.inputs else ""
     parcel = requests.make_parcel(request, runner, list(request.inputs), values, shared=shared, other_python=other)

@@ -26,6 +26,8 @@ from tests.docker.jobs import Jobs, isolation, jobs_on
 from tests.engine.private import GUARD_SECONDS, Engine
 
 TWO = {"0": "GPU-aaaa", "1": "GPU-bbbb"}
+PART = "MIG-GPU-aaaa/1/0"
+UUID = "8f1c2d3e-aaaa-bbbb-cccc-0123456789ab"
 BEST_EFFORT = ResourceLimits(best_effort=True)
 
 
@@ -137,12 +139,64 @@ def test_gpus_that_nobody_here_can_see_are_leased_by_name_or_shared(folder: Path
         assert held == ("3",)
 
 
-@pytest.mark.parametrize("asked", ["3", "device=2", "device=0,7"])
-def test_more_gpus_than_there_are_are_refused(asked: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"--gpus {asked} asks for other GPUs than the 2 of this machine: 0, 1"):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("3", "device=2", "device=0,7", "device=2:0", "device=00", "device=GPU-cccc", "device=GPU-aa"),
+        *("device=MIG-GPU-cccc/1/0", "device=1,GPU-aaaab"),
+    ],
+)
+def test_more_gpus_than_there_are_and_others_are_refused(asked: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
         gpus.check_gpus(asked, TWO)
-    gpus.check_gpus("device=GPU-aaaa", TWO)
-    gpus.check_gpus("2", TWO)
+    told = f"--gpus {asked} asks for other GPUs than the 2 of this machine: 0 (GPU-aaaa), 1 (GPU-bbbb). "
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "asked", ["2", "device=GPU-aaaa", "device=gPU-AAAA", "device=1:0", "device=MIG-GPU-AAAA/1/0", "device=MIG-1f2e"]
+)
+def test_gpus_that_are_there_may_be_asked_for(asked: str) -> None:
+    gpus.check_gpus(asked, TWO)
+
+
+@pytest.mark.parametrize("one", [PART, "MIG-1f2e", "GPU-1f2e"])
+def test_a_part_of_a_uuid_is_refused_where_nobody_can_say_whose_it_is(one: str) -> None:
+    with pytest.raises(InvalidRequest, match="has no whole UUID in it"):
+        gpus.check_gpus(f"device=0,{one}", {})
+    whole = f"GPU-{UUID}" if one.startswith("GPU") else f"MIG-{UUID}"
+    gpus.check_gpus(f"device=0,{whole}", {})
+
+
+ONE_DEVICE = [
+    ("0", "0"), ("0", "GPU-aaaa"), ("0", "GPU-AAAA"), ("GPU-AaAa", "1,GPU-aaaa"), ("0", "0:0"), ("0:0", "GPU-aaaa"),
+    ("0:1", "0:1"), ("0", PART), ("GPU-AAAA", PART), (PART, PART.upper()), ("0", "MIG-1f2e"), ("0:0", "MIG-1f2e"),
+    ("0:0", PART), (PART, "MIG-1f2e"), ("MIG-1f2e", "MIG-1F2E"), ("1,0:0", "1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), [*ONE_DEVICE, *(pair[::-1] for pair in ONE_DEVICE)])
+def test_what_may_be_one_device_by_another_name_is_not_given_twice(folder: Path, one: str, other: str) -> None:
+    with gpus.lease(f"device={one}", shared=False, stop=CallOff(), there=TWO) as held:
+        assert held == tuple(one.split(","))
+        assert waits(f"device={other}")
+    assert enough(f"device={other}") == tuple(other.split(","))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("0", "1"), ("0", "GPU-bbbb"), ("0:0", "0:1"), ("0:0", "1"), (PART, "MIG-GPU-aaaa/1/1"), ("MIG-1f2e", "MIG-1f2f")],
+)
+def test_other_devices_and_other_parts_of_one_go_together(folder: Path, one: str, other: str) -> None:
+    with gpus.lease(f"device={one}", shared=False, stop=CallOff(), there=TWO):
+        assert enough(f"device={other}") == (other,)
+
+
+def test_a_count_takes_no_device_of_which_a_part_is_taken(folder: Path) -> None:
+    with gpus.lease("device=0:1", shared=False, stop=CallOff(), there=TWO):
+        assert enough("1") == ("1",)
+        assert waits("2")
+    assert enough("device=0,GPU-aaaa,0:1") == ("0", "GPU-aaaa", "0:1"), "one job may name one device twice"
 
 
 def test_the_driver_tells_numbers_and_uuids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +235,7 @@ def test_a_job_cancelled_while_it_waits_for_a_gpu_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(gpus, "present", lambda: {"0": ""})
     asked = threading.Event()
-    monkeypatch.setattr(gpus, "take", lambda name: (asked.set(), take(name))[1])
+    monkeypatch.setattr(gpus, "take", lambda name, **how: (asked.set(), take(name, **how))[1])
     with gpus.lease("1", shared=False, stop=CallOff(), there={"0": ""}):
         asked.clear()
         job = jobs.submit("1", container=ContainerOptions(gpus="1"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import docker
+import msgspec
 import pytest
 
 from nodetool_jupyter.containers import ContainerOptions
-from nodetool_jupyter.jobs import JobStatus, Profile
+from nodetool_jupyter.errors import InvalidRequest
+from nodetool_jupyter.jobs import JobStatus, Profile, Reason
 from nodetool_jupyter.view.isolation import isolation_text
 from tests.docker.jobs import Jobs, isolation
 from tests.engine import images
@@ -111,3 +113,48 @@ def test_an_image_without_a_list_of_its_users_has_none(jobs: Jobs, run_engine: E
         finally:
             jobs.nothing_is_left()
             client.images.remove("nodetool-test:unlisted")
+
+
+HIDDEN = "open('/etc/passwd', 'a').write('evil:x:0:0::/:/bin/sh\\nplain:x:5000:5001::/:/bin/sh\\n')\n"
+LINKED = (
+    f"{HIDDEN}os.rename('/etc/passwd', '/srv/people')\n"
+    "os.symlink('../srv/people', '/etc/more')\nos.symlink('more', '/etc/passwd')"
+)
+LARGE = f"{HIDDEN}open('/etc/passwd', 'a').write('#\\n' * (1 << 20))"
+NOWHERE = "os.remove('/etc/passwd')\nos.symlink('/nowhere/passwd', '/etc/passwd')"
+
+
+@pytest.fixture
+def made(run_engine: Engine, jobs: Jobs, request: pytest.FixtureRequest) -> Iterator[ContainerOptions]:
+    """An image with what a test makes of its files."""
+    name = "nodetool-test:unlisted"
+    with run_engine.client() as client:
+        client.api.remove_container(changed(client, f"import os\n{request.param}", name, *images.BASE, "USER evil"))
+        try:
+            yield ContainerOptions(image=name)
+        finally:
+            jobs.nothing_is_left()
+            client.images.remove(name)
+
+
+@pytest.mark.parametrize("made", [LINKED], indirect=True)
+def test_a_list_of_users_that_is_a_link_is_read_where_it_ends(jobs: Jobs, made: ContainerOptions) -> None:
+    for user, expected in (("", "65534:65534"), ("plain", "5000:5001"), ("evil", "0:0")):
+        options = msgspec.structs.replace(made, user=user)
+        _, events = jobs.run("import os\nprint(f'{os.getuid()}:{os.getgid()}')", container=options)
+        assert text(events) == f"{expected}\n"
+        assert isolation(events).details["user"] == expected
+    assert "user 0 (root)" in isolation_text(isolation(events))
+
+
+@pytest.mark.parametrize("made", [LARGE, NOWHERE], indirect=True)
+@pytest.mark.parametrize("user", ["evil", "root:adm"])
+def test_a_name_that_can_not_be_put_into_numbers_is_refused(jobs: Jobs, made: ContainerOptions, user: str) -> None:
+    options = msgspec.structs.replace(made, user=user)
+    job, _ = jobs.run("1", container=options)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert job.message.startswith(f"The image has no user '{user}' whose number can be read")
+    with pytest.raises(InvalidRequest, match="as in --user 1000:1000"):
+        jobs.manager.runner("docker").foresee(job.request)
+    number, events = jobs.run("1", container=msgspec.structs.replace(made, user="1000"))
+    assert isolation(events).details["user"] == "1000:1000", number.message

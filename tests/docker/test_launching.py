@@ -9,8 +9,9 @@ from typing import Any
 import docker
 import pytest
 
+from nodetool_jupyter.config import SETTINGS
 from nodetool_jupyter.containers import Bind, ContainerOptions
-from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld
+from nodetool_jupyter.errors import InvalidRequest, JobFailed, LimitNotHeld, ProfileRefused, Refused
 from nodetool_jupyter.events import Notification
 from nodetool_jupyter.jobs import JobStatus, Profile
 from nodetool_jupyter.manager import JobExecutionManager
@@ -112,6 +113,48 @@ def test_settings_of_containers_apply_to_run_and_what_is_given_holds_over_them(
     assert (untrusted.network, untrusted.gpus, untrusted.pull) == ("none", "", "never")
     elsewhere = ended(run("1", runner="subprocess")).job.request
     assert (elsewhere.container, elsewhere.limits) == (ContainerOptions(), Limits())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "options", "told"),
+    [
+        ("DOCKER_USER", "0", {"profile": "untrusted"}, "--user 0 does not go with --profile untrusted"),
+        ("DOCKER_GPU_DEVICES", "7", {}, "--gpus can't be held"),
+        ("DOCKER_PIDS_LIMIT", "2", {}, "--pids-limit 2 is fewer"),
+        ("DOCKER_MEM_LIMIT", "8m", {}, "--memory 8 MiB is too little"),
+        ("DOCKER_PULL_POLICY", "never", {"image": "nowhere/none:1"}, "Image 'nowhere/none:1' is not on this machine"),
+    ],
+)
+def test_a_setting_that_is_refused_is_told_by_where_it_stands(
+    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, options: Any, told: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(Refused) as caught:
+        run("1", runner="docker", **options)
+    assert str(caught.value).startswith(f"Environment variable {setting}: {told}")
+    name = next(one.name for one in SETTINGS if setting in one.variables)
+    session.choose(name, value)
+    with pytest.raises(Refused) as caught:
+        run("1", runner="docker", **options)
+    assert str(caught.value).startswith(f"%nodetool config {name}: {told}")
+
+
+def test_a_setting_that_fails_the_start_is_told_by_where_it_stands(
+    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_NETWORK", "nosuch")
+    with pytest.raises(JobFailed, match=r"^Environment variable DOCKER_NETWORK: --network nosuch: the engine has no"):
+        run("1", runner="docker").result(GUARD_SECONDS)
+    with pytest.raises(JobFailed, match=r"^--network absent: the engine has no"):
+        run("1", runner="docker", network="absent").result(GUARD_SECONDS)
+
+
+def test_what_the_line_says_is_told_by_its_option_whatever_is_set(
+    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_USER", "1000")
+    with pytest.raises(ProfileRefused, match=r"^--user 0 does not go with"):
+        run("1", runner="docker", user=0, profile="untrusted")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker.engine import Engine
+from nodetool_jupyter.runners.docker.spec import LEAST_PIDS
 from tests.docker.jobs import SLEEP, Jobs, isolation
 from tests.workflows.seeing import of, text
 
@@ -130,8 +131,8 @@ def test_an_engine_that_can_not_limit_swap_holds_memory_and_says_so(
     ("options", "said"),
     [
         (ContainerOptions(network="nosuch"), "--network nosuch: the engine has no such network."),
-        (ContainerOptions(user="nosuch"), "The image has no user 'nosuch'. Give a number with --user"),
-        (ContainerOptions(user="1000:nosuch"), "The image has no user '1000:nosuch'. Give a number with --user"),
+        (ContainerOptions(user="nosuch"), "The image has no user 'nosuch' whose number"),
+        (ContainerOptions(user="1000:nosuch"), "The image has no user '1000:nosuch' whose number"),
     ],
 )
 def test_what_the_engine_does_not_find_is_told_by_its_option(jobs: Jobs, options: ContainerOptions, said: str) -> None:
@@ -289,6 +290,8 @@ def test_too_many_open_files_are_refused(jobs: Jobs) -> None:
         (ResourceLimits(shm_bytes=1 << 50), ["--shm-size 1024 TiB", "that the engine's machine has"]),
         (ResourceLimits(cpus=100_000), ["--cpus 100000"]),
         (ResourceLimits(memory_bytes=16 << 20), ["--memory 16 MiB", "32 MiB"]),
+        (ResourceLimits(pids=1), ["--pids-limit 1 is fewer than the 3 processes", "Take 3 or more"]),
+        (ResourceLimits(pids=2), ["--pids-limit 2 is fewer than the 3 processes", "Take 3 or more"]),
         (ResourceLimits(cpus=0.001), ["--cpus 0.001", "0.01"]),
     ],
 )
@@ -318,3 +321,9 @@ def test_a_limit_that_no_container_holds_is_refused(jobs: Jobs) -> None:
 def test_the_least_is_enough_for_python_itself(jobs: Jobs, limits: ResourceLimits) -> None:
     job, _ = jobs.run("1", limits=limits)
     assert job.status is JobStatus.COMPLETED, job.message
+
+
+@pytest.mark.parametrize("profile", [Profile.DEFAULT, Profile.UNTRUSTED])
+def test_the_least_number_of_processes_is_enough(jobs: Jobs, profile: Profile) -> None:
+    job, events = jobs.run("print('ran')", limits=ResourceLimits(pids=LEAST_PIDS), profile=profile)
+    assert text(events) == "ran\n", job.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -189,6 +190,23 @@ def test_a_second_name_of_the_engines_socket_is_refused(jobs: Jobs) -> None:
         assert "the Docker socket, mounted or linked under another name" in refusal(jobs, second)
     finally:
         second.unlink()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_while_the_socket_has_a_second_name_no_folder_of_its_file_system_is_shown(
+    jobs: Jobs, tmp_path: Path, *, read_only: bool
+) -> None:
+    socket = Path(jobs.engine.url.removeprefix("unix://"))
+    with tempfile.TemporaryDirectory(dir=jobs.engine.folder) as beside:
+        os.link(socket, f"{beside}/second")
+        said = refusal(jobs, beside, read_only=read_only)
+        assert "may contain the Docker socket" in said
+        assert "has 2 names" in said
+        allowed = [jobs.run("1", container=mounting(Bind(str(tmp_path), "/d", read_only)))[0]]
+        os.unlink(f"{beside}/second")
+        allowed.append(jobs.run("1", container=mounting(Bind(beside, "/d", read_only)))[0])
+        assert [job.status for job in allowed] == [JobStatus.COMPLETED] * 2, allowed
+        jobs.nothing_is_left()
 
 
 def test_a_store_that_is_mounted_again_is_refused(

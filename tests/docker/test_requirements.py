@@ -92,6 +92,7 @@ def test_two_jobs_at_once_build_one_image(jobs: Jobs, docker_client: docker.Dock
     both = [jobs.submit("import alpha", container=wanting("alpha")) for _ in range(2)]
     assert [end(jobs, job)[0].status for job in both] == [JobStatus.COMPLETED] * 2
     assert len(built(docker_client)) == 1
+    assert not list(places.lease_file("").glob("image-*")), "what they waited for each other at is gone"
 
 
 def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_client: docker.DockerClient) -> None:
@@ -107,7 +108,7 @@ def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_clie
     assert found["Config"]["Cmd"] == ["python3"]
 
 
-@pytest.mark.parametrize("image", ["nodetool-test:user", "nodetool-test:workdir"])
+@pytest.mark.parametrize("image", ["nodetool-test:user", "nodetool-test:workdir", "nodetool-test:shared"])
 def test_what_the_base_image_declares_stays(jobs: Jobs, docker_client: docker.DockerClient, image: str) -> None:
     job, _ = run(jobs, "import alpha", container=wanting("alpha", image=image))
     assert job.status is JobStatus.COMPLETED, job.message

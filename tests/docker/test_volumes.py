@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import docker
 import pytest
 
 from nodetool_jupyter.containers import Bind, ContainerOptions
-from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason
+from nodetool_jupyter.errors import InvalidRequest
+from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker.images import volumes_of
 from nodetool_jupyter.runners.docker.runner import DockerRunner
 from nodetool_jupyter.runners.docker.spec import container_spec, differences
-from tests.docker.jobs import Jobs
+from tests.docker.jobs import Jobs, isolation
 from tests.engine import images
 from tests.engine.private import Engine
 from tests.workflows.seeing import text
@@ -31,6 +33,15 @@ for n in range(%d):
 print(written >> 20)
 mounts = [line.split()[1:3] for line in open('/proc/mounts')]
 print([mount for mount in mounts if mount[0] in ('/declared', '/srv/more')])
+"""
+SHARED = "nodetool-test:shared"
+FILL_SHARED = """import errno
+try:
+    with open('/dev/shm/big', 'wb', buffering=0) as file:
+        for written in range(1, 100):
+            file.write(bytes(1 << 20))
+except OSError as error:
+    print(errno.errorcode[error.errno], written - 1)
 """
 VOLUME = {"Type": "volume", "Destination": "/a", "RW": True}
 IN_MEMORY = "[['/declared', 'tmpfs'], ['/srv/more', 'tmpfs']]"
@@ -78,6 +89,28 @@ def test_volumes_that_came_with_a_moved_tag_refuse_the_start(jobs: Jobs, monkeyp
     jobs.nothing_is_left()
 
 
+@pytest.mark.parametrize(
+    ("profile", "read_only"), [(Profile.DEFAULT, False), (Profile.DEFAULT, True), (Profile.UNTRUSTED, False)]
+)
+@pytest.mark.parametrize("user", ["", "1000"])
+def test_shared_memory_has_its_size_whatever_the_image_declares(
+    jobs: Jobs, profile: Profile, user: str, *, read_only: bool
+) -> None:
+    options = ContainerOptions(image=SHARED, read_only=read_only, user=user)
+    limits = ResourceLimits(shm_bytes=8 << 20)
+    job, events = jobs.run(FILL_SHARED, container=options, profile=profile, limits=limits)
+    assert text(events) == "ENOSPC 8\n", job.message
+    assert isolation(events).held["shm_bytes"] == "sized /dev/shm"
+
+
+def test_a_volume_over_shared_memory_that_came_with_a_moved_tag_refuses_the_start(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodetool_jupyter.runners.docker.images.volumes_of", lambda found: ())
+    job, _ = jobs.run("1", container=ContainerOptions(image=SHARED))
+    assert "The engine did not apply Mounts=[] (it reports ['/dev/shm'])" in job.message
+
+
 def asked(volumes: tuple[str, ...], *, read_only: bool = True, **options: Any) -> dict[str, Any]:
     container = ContainerOptions(read_only=read_only, **options)
     request = JobRequest(work=CodeWork("1"), runner="docker", container=container)
@@ -113,3 +146,39 @@ def test_a_volume_that_nobody_asked_for_is_a_difference_where_the_root_is_read_o
 )
 def test_a_volume_is_known_by_the_path_where_the_engine_mounts_it(declared: str, means: str) -> None:
     assert volumes_of({"Config": {"Volumes": {declared: {}}}}) == (means,)
+
+
+def test_a_volume_without_an_absolute_path_is_refused_by_name(jobs: Jobs, docker_client: docker.DockerClient) -> None:
+    name = "nodetool-test:relative"
+    made = docker_client.api.create_container(images.IMAGE, ["true"])
+    docker_client.api.commit(made, *name.split(":"), changes=[*images.BASE, 'VOLUME ["rel/x"]'])
+    docker_client.api.remove_container(made)
+    try:
+        runner = jobs.manager.runner("docker")
+        request = JobRequest(work=CodeWork("1"), runner="docker", container=ContainerOptions(image=name))
+        for refuses in (runner.check, runner.speaks_other, runner.foresee):
+            with pytest.raises(
+                InvalidRequest, match=f"'{name}' declares the volume 'rel/x'.*Build it with VOLUME /rel/x"
+            ):
+                refuses(request)
+    finally:
+        docker_client.images.remove(name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ContainerOptions(tmpfs={"/usr": "size=1m"}),
+        ContainerOptions(binds=(Bind("/opt", "/usr"),)),
+        ContainerOptions(image="nodetool-test:over-usr", read_only=True),
+    ],
+)
+def test_what_lies_over_the_images_python_is_named(jobs: Jobs, run_engine: Engine, options: ContainerOptions) -> None:
+    with run_engine.client() as client:
+        made = client.api.create_container(images.IMAGE, ["true"])
+        client.api.commit(made, "nodetool-test", "over-usr", changes=[*images.BASE, 'VOLUME ["/usr"]'])
+        client.api.remove_container(made)
+        job, _ = jobs.run("1", container=options)
+        jobs.nothing_is_left()
+        client.images.remove("nodetool-test:over-usr")
+    assert job.message.startswith("The container finds no python3: the image has none, or what lies over /usr ")

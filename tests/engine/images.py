@@ -25,6 +25,7 @@ DEFAULT = f"python:{PYTHON}-slim"
 """The runner's default image under a kernel of the same Python."""
 VARIANTS = {
     "nodetool-test:volume": 'VOLUME ["/declared"]',
+    "nodetool-test:shared": 'VOLUME ["/dev/shm"]',
     "nodetool-test:user": "USER www-data",
     "nodetool-test:workdir": "WORKDIR /srv/work",
 }

@@ -14,6 +14,7 @@ from .attach import Parts, hang_up
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .handshake import CALLED_OFF, handshake, send_ahead
 from .lines import Line
+from .refusals import no_python
 from .spec import ContainerSpec, differences, update_fields
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
     if "network" in text and "not found" in text:
         return WorkerNotStarted(_no_network(spec.host["NetworkMode"]))
     if "python3" in text and ("not found" in text or "no such file" in text):
-        return WorkerNotStarted("The image has no python3. Choose an --image with CPython 3.11 or newer.")
+        return WorkerNotStarted(no_python(spec))
     if isinstance(error, EngineUnavailable):
         return WorkerNotStarted(str(error))
     return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")

@@ -21,7 +21,7 @@ from .images import Image
 from .leases import alone
 from .leftovers import OWNER_LABEL
 from .probe import LOG, Python, check_applied, ends, probe
-from .spec import helper_host
+from .spec import SHARED, helper_host
 
 BUILT_LABEL = "nodetool.built"
 REPOSITORY = "nodetool/built"
@@ -40,7 +40,7 @@ _LIMITS = {"memory_bytes": 4 << 30, "cpus": 2.0, "pids": 512}
 _HOST: Mapping[str, Any] = {
     "Init": True,
     "LogConfig": LOG,
-    "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=512m"},  # noqa: S108 - a mount of the container's own
+    "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=512m", SHARED: "rw,nosuid,nodev,noexec,size=64m"},  # noqa: S108 - its own
     # what is put here is not part of the image, and goes with the container
     "Mounts": [{"Type": "volume", "Target": _PLACE, "VolumeOptions": {"NoCopy": True}}],
 }

@@ -12,6 +12,7 @@ from typing import Any, Self
 from ...containers import ContainerOptions, gpu_ids
 from ...errors import InvalidRequest, Refused
 from ..base import WorkerNotStarted
+from .devices import WHOLE_UUID, Locks, locks, unknown
 from .engine import CallOff
 from .leases import ASK_AGAIN_SECONDS, take
 
@@ -44,11 +45,18 @@ def present() -> dict[str, str]:
 
 def check_gpus(gpus: str, there: Mapping[str, str]) -> None:
     """Refuse more GPUs, or others, than there are. Where nobody knows which there are, the engine is asked."""
-    unknown = [one for one in gpu_ids(gpus) if one.isdigit() and one not in there]
-    if there and (unknown or (gpus.isdigit() and int(gpus) > len(there))):
+    named = gpu_ids(gpus)
+    if there and (unknown(named, there) or (gpus.isdigit() and int(gpus) > len(there))):
+        listed = ", ".join(f"{number} ({uuid})" if uuid else number for number, uuid in there.items())
         raise InvalidRequest(
-            f"--gpus {gpus} asks for other GPUs than the {len(there)} of this machine: {', '.join(there)}. "
+            f"--gpus {gpus} asks for other GPUs than the {len(there)} of this machine: {listed}. "
             "Ask for those. Nothing was started."
+        )
+    short = [name for name in named if not (name[0].isdigit() or WHOLE_UUID.search(name))]
+    if short and not there:
+        raise InvalidRequest(
+            f"--gpus {gpus}: {short[0]!r} has no whole UUID in it, and which GPUs there are can't be seen from here. "
+            "Write the whole one, or a number. Nothing was started."
         )
 
 
@@ -77,7 +85,7 @@ class Gpus:
         if not options.gpus or options.gpus_shared or not (named or there):
             return True  # nothing is to be kept, or can be: `lease` says so
         held = Held()
-        if held.take(named or tuple(there), len(named) or int(options.gpus), there):
+        if held.take(named, len(named) or int(options.gpus), there):
             self._reserved[job_id] = held
             return True
         return False
@@ -102,31 +110,44 @@ class Held:
     """Devices that nobody else is given until `close`."""
 
     def __init__(self) -> None:
-        self._descriptors: dict[str, int] = {}
+        self._devices: list[str] = []
+        self._descriptors: list[int] = []
 
     @property
     def devices(self) -> tuple[str, ...]:
         """As they were asked for."""
-        return tuple(self._descriptors)
+        return tuple(self._devices)
 
-    def take(self, candidates: tuple[str, ...], count: int, there: Mapping[str, str]) -> bool:
-        """Take `count` of the candidates at once, or none. A device is one, by its number or its UUID."""
-        numbers = {uuid: number for number, uuid in there.items() if uuid}
-        for device in candidates:
-            if len(self._descriptors) == count:
-                break
-            descriptor = take(f"gpu-{numbers.get(device, device)}")
-            if descriptor is not None:
-                self._descriptors[device] = descriptor
-        if len(self._descriptors) < count:
+    def take(self, named: tuple[str, ...], count: int, there: Mapping[str, str]) -> bool:
+        """Take the named devices at once, or `count` of those there, or none. A device is one by whatever name."""
+        for devices in [named] if named else [(number,) for number in there]:
+            if len(self._devices) < count and self._take(locks(devices, there)):
+                self._devices += devices
+        if len(self._devices) < count:
             self.close()
             return False
         return True
 
+    def _take(self, wanted: Locks) -> bool:
+        found: list[int] = []
+        for name in sorted(wanted.exclusive | wanted.shared | wanted.free):
+            descriptor = take(name, shared=name in wanted.shared)
+            if descriptor is None:
+                for one in found:
+                    os.close(one)
+                return False
+            if name in wanted.free:
+                os.close(descriptor)
+            else:
+                found.append(descriptor)
+        self._descriptors += found
+        return True
+
     def close(self) -> None:
         """Give them back."""
+        self._devices.clear()
         while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+            os.close(self._descriptors.pop())
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +177,7 @@ def lease(gpus: str, *, shared: bool, stop: CallOff, there: Mapping[str, str]) -
             "Name them, as in --gpus '\"device=0\"', or add --gpus-shared."
         )
     with Held() as held:
-        while not held.take(named or tuple(there), len(named) or int(gpus), there):
+        while not held.take(named, len(named) or int(gpus), there):
             if stop.wait(ASK_AGAIN_SECONDS):
                 raise WorkerNotStarted("The wait for a GPU was called off.")
         yield held.devices

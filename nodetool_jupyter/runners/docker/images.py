@@ -23,6 +23,7 @@ _KNOWN_SECONDS = 5.0
 _TOLD_SECONDS = 1.0  # what the engine told a moment before a change may come here after it
 _PULL_SILENCE_SECONDS = 300.0
 _BAR = "pull"
+_MOST_SHOWN = 60
 _VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
 _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
 
@@ -90,7 +91,10 @@ class Images:
         self._sure_from = math.inf
 
     def find(self, options: ContainerOptions) -> Image | None:
-        """The image if it is there; looked up anew after some seconds, or a change. Raises `EngineUnavailable`."""
+        """The image if it is there; looked up anew after some seconds, or a change. Raises `EngineUnavailable`.
+
+        Raises `InvalidRequest` for a name that no image can have, and an image that no container can be made of.
+        """
         name = options.pinned or options.image or default_image()
         known, now = self._known.get(name), time.monotonic()
         if known is not None and (now - known[0] < _KNOWN_SECONDS or known[0] > self._sure_from):
@@ -104,6 +108,7 @@ class Images:
                 self._known.pop(name, None)
                 return None
             raise
+        _check_volumes(name, found)
         image = self._describe(options.image or default_image(), found)
         self._known[name] = now, image
         return image
@@ -189,6 +194,16 @@ class Images:
             python if _VERSION.match(python) else "",
             volumes_of(found),
         )
+
+
+def _check_volumes(name: str, found: Mapping[str, Any]) -> None:
+    for path in sorted((found.get("Config") or {}).get("Volumes") or ()):
+        if not path.startswith("/"):
+            raise InvalidRequest(
+                f"Image {name!r} declares the volume {path[:_MOST_SHOWN]!r}, which is no absolute path, so that nobody "
+                f"can say where it would be. Build it with VOLUME /{path[:_MOST_SHOWN]}, or take another --image. "
+                "Nothing was started."
+            )
 
 
 def volumes_of(found: Mapping[str, Any]) -> tuple[str, ...]:

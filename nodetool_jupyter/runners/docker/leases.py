@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ... import places
 from ..base import WorkerNotStarted
@@ -14,25 +14,37 @@ from .engine import CallOff
 ASK_AGAIN_SECONDS = 0.5
 
 
-def take(name: str) -> int | None:
-    """The lease as a descriptor, to be closed when it is given back; `None` while somebody else has it."""
+def take(name: str, *, shared: bool = False) -> int | None:
+    """The lease as a descriptor, to be closed when it is given back; `None` while somebody else has it.
+
+    shared: others may have it as well, who take it so.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(places.lease_file(name), flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    path = places.lease_file(name)
+    while True:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)  # whoever had it before has removed it
 
 
 @contextmanager
 def alone(name: str, stop: CallOff) -> Iterator[None]:
-    """Wait in line for a lease and hold it as long as the block runs. Raises `WorkerNotStarted` when called off."""
+    """Wait in line for a lease and hold it as long as the block runs. Raises `WorkerNotStarted` when called off.
+
+    Its file is removed at the end: there are as many names as there is work.
+    """
     while (held := take(name)) is None:
         if stop.wait(ASK_AGAIN_SECONDS):
             raise WorkerNotStarted("The start was called off.")
     try:
         yield
     finally:
+        places.lease_file(name).unlink(missing_ok=True)
         os.close(held)

@@ -54,7 +54,9 @@ def checked_binds(
         *(_Place(path, f"{path}, which is the machine's own") for path in sorted(map(os.path.realpath, never))),
     )
     table = mounts()
-    return tuple(_checked(bind, places, table) for bind in binds)
+    checked = tuple(_checked(bind, places, table) for bind in binds)
+    _check_linked(checked, sorted(map(os.path.realpath, sockets)))
+    return checked
 
 
 def check_workdir(binds: Iterable[Bind], workdir: str) -> None:
@@ -108,6 +110,22 @@ def _checked(bind: Bind, places: Iterable[_Place], table: dict[str, Lying]) -> B
     if here is not None and here.kind in _KERNELS_OWN:
         raise MountRefused(bind.source, f"lies on a file system of the kernel's own ({here.kind})")
     return Bind(source, bind.target, bind.read_only)
+
+
+def _check_linked(binds: Iterable[Bind], sockets: Iterable[str]) -> None:
+    """A second name of a socket can lie in any folder of its file system, and nobody looks through them all."""
+    for socket in sockets:
+        try:
+            found, around = os.stat(socket), os.stat(os.path.dirname(socket))
+        except OSError:
+            continue
+        for bind in binds:
+            if found.st_nlink > 1 and os.stat(bind.source).st_dev in (found.st_dev, around.st_dev):
+                raise MountRefused(
+                    bind.source,
+                    f"may contain the Docker socket: {socket} has {found.st_nlink} names on that file system (hard "
+                    f"links). Find them with `find / -xdev -samefile {socket}`, and remove the others",
+                )
 
 
 def _upwards(path: str) -> list[tuple[int, int] | None]:

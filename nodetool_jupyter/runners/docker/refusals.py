@@ -10,8 +10,8 @@ from ...containers import check_options
 from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from ...frames import Value
 from ...jobs import JobRequest, Profile
-from ...quantities import format_size
-from .spec import LEAST_CPUS, LEAST_MEMORY_BYTES, PROFILE_LIMITS, above_host, holds, holds_swap
+from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size
+from .spec import LEAST_CPUS, LEAST_PIDS, PROFILE_LIMITS, ContainerSpec, above_host, holds, holds_swap
 
 _NOTHING = "Nothing was started."
 _OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cpus"}
@@ -26,15 +26,21 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
         )
     check_options(request.container)
     memory = request.limits.memory_bytes
-    if memory is not None and memory < LEAST_MEMORY_BYTES:
+    if memory is not None and memory < LEAST_CONTAINER_MEMORY_BYTES:
         raise InvalidRequest(
             f"--memory {format_size(memory)} is too little for Python itself. "
-            f"Take {format_size(LEAST_MEMORY_BYTES)} or more. {_NOTHING}"
+            f"Take {format_size(LEAST_CONTAINER_MEMORY_BYTES)} or more. {_NOTHING}"
         )
     cpus = request.limits.cpus
     if cpus is not None and cpus < LEAST_CPUS:
         raise InvalidRequest(
             f"--cpus {cpus:g} is less than an engine can hold. Take {LEAST_CPUS:g} or more. {_NOTHING}"
+        )
+    pids = request.limits.pids
+    if pids is not None and pids < LEAST_PIDS:
+        raise InvalidRequest(
+            f"--pids-limit {pids} is fewer than the {LEAST_PIDS} processes and threads that a container needs before "
+            f"the code runs. Take {LEAST_PIDS} or more. {_NOTHING}"
         )
     for name, asked, there in above_host(request.limits, facts):
         how = format_size if name != "cpus" else "{:g}".format
@@ -116,3 +122,14 @@ def code_for_another(inputs: Sequence[Value], version: str) -> str:
         f"{platform.python_version()} here and {version} there only numbers, text, lists and dicts, bytes and numpy "
         f"arrays travel. Send one of these, or take an --image with Python {minor(platform.python_version())}."
     )
+
+
+def no_python(spec: ContainerSpec) -> str:
+    """Why a container finds no python3: its image has none, or something was laid over it."""
+    if spec.covered:
+        places = ", ".join(spec.covered)
+        return (
+            f"The container finds no python3: the image has none, or what lies over {places} (-v, --tmpfs, or a volume "
+            "that the image declares) hides it. Show that elsewhere, or choose an --image with CPython 3.11 or newer."
+        )
+    return "The image has no python3. Choose an --image with CPython 3.11 or newer."

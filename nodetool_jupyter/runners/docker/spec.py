@@ -14,8 +14,9 @@ from . import syscalls
 from .bundle import LOADER
 
 NOBODY = "65534:65534"
-LEAST_MEMORY_BYTES = 32 << 20
+SHARED = "/dev/shm"  # noqa: S108 - a mount of the container's own
 LEAST_CPUS = 0.01
+LEAST_PIDS = 3
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _NANO = 10**9
 _MIB = 1 << 20
@@ -66,6 +67,12 @@ class ContainerSpec:
         found: Mapping[str, Any] = self.config["HostConfig"]
         return found
 
+    @property
+    def covered(self) -> tuple[str, ...]:
+        """Where something lies over the image's own files that is not the same for every job."""
+        laid = {*self.host["Tmpfs"], *(mount["Target"] for mount in self.host["Mounts"])}
+        return tuple(sorted(laid - {"/tmp", WORKDIR, SHARED}))  # noqa: S108 - a mount of the container's own
+
 
 def holds(facts: Mapping[str, Any]) -> dict[str, str]:
     """The limits that this engine can hold, each with its mechanism."""
@@ -108,7 +115,7 @@ def container_spec(
             **_limit_fields(limits, facts),
             **_shut(network, untrusted=untrusted),
             "ReadonlyRootfs": untrusted or options.read_only,
-            "Tmpfs": _tmpfs(user, options, volumes, untrusted=untrusted),
+            "Tmpfs": _tmpfs(user, options, volumes, _shm_bytes(limits), untrusted=untrusted),
             "Ulimits": _ulimits(limits, untrusted=untrusted),
             "Mounts": [_mount(bind) for bind in options.binds],
             "DeviceRequests": _device_requests(options.gpus, devices),
@@ -200,8 +207,12 @@ def _limit_fields(limits: Mapping[str, float], facts: Mapping[str, Any]) -> dict
         "MemorySwap": memory if holds_swap(facts) or not memory else -1,
         "NanoCpus": round(limits.get("cpus", 0) * _NANO),
         "PidsLimit": int(limits["pids"]) if "pids" in limits else None,
-        "ShmSize": int(limits.get("shm_bytes", 64 * _MIB)),
+        "ShmSize": _shm_bytes(limits),
     }
+
+
+def _shm_bytes(limits: Mapping[str, float]) -> int:
+    return int(limits.get("shm_bytes", 64 * _MIB))
 
 
 def _shut(network: str, *, untrusted: bool) -> dict[str, Any]:
@@ -221,15 +232,21 @@ def _shut(network: str, *, untrusted: bool) -> dict[str, Any]:
     }
 
 
-def _tmpfs(user: str, options: ContainerOptions, volumes: tuple[str, ...], *, untrusted: bool) -> dict[str, str]:
-    """What is in memory. A volume is where nothing may be written to: it would be on the engine's disk, unbounded."""
+def _tmpfs(
+    user: str, options: ContainerOptions, volumes: tuple[str, ...], shm_bytes: int, *, untrusted: bool
+) -> dict[str, str]:
+    """What is in memory. A volume is where nothing may be written to: it would be on the engine's disk, unbounded.
+
+    So is one over shared memory always: that one would not have the size that is told.
+    """
     uid, _, gid = user.partition(":")
     whose = f",uid={uid},gid={gid if gid.isdigit() else uid}" if uid.isdigit() else ",mode=1777"
     temporary = "rw,nosuid,nodev,noexec,size=64m" if untrusted else "rw,nosuid,nodev,exec,size=512m"
     temporary += ",mode=1777"
     job = "rw,nosuid,nodev,size=256m" if untrusted else "rw,nosuid,nodev,exec,size=1g"
     within = volumes if untrusted or options.read_only else ()
-    found = {**dict.fromkeys(within, temporary), "/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
+    shared = {SHARED: f"rw,nosuid,nodev,noexec,size={shm_bytes},mode=1777"} if SHARED in volumes else {}
+    found = {**dict.fromkeys(within, temporary), **shared, "/tmp": temporary, WORKDIR: job + whose}  # noqa: S108 - a mount of the container's own
     covered = {bind.target for bind in options.binds}
     return {**{path: how for path, how in found.items() if path not in covered}, **options.tmpfs}
 
@@ -284,8 +301,9 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[tupl
         if name in host and not host[name]:
             pairs.append((name, [one], host[name]))
     pairs += [("Mounts", *shown) for shown in _mounts(asked["HostConfig"], found)]
-    if asked["HostConfig"].get("ReadonlyRootfs"):
-        pairs.append(("Mounts", [], _unbounded(asked["HostConfig"], found["Mounts"])))
+    unbounded = _unbounded(asked["HostConfig"], found["Mounts"])
+    read_only = asked["HostConfig"].get("ReadonlyRootfs")
+    pairs.append(("Mounts", [], unbounded if read_only else [path for path in unbounded if path == SHARED]))
     return [(name, wish, there) for name, wish, there in pairs if _plain(wish) != _plain(there)]
 
 

@@ -143,7 +143,7 @@ class Starts:
     def resolved(self, request: JobRequest, image: Image) -> tuple[JobRequest, str]:
         """The request with real paths and users in numbers, and the image's own user."""
         options, binds = request.container, self.binds(request)
-        user = self._users.in_numbers(image.id, options.user)
+        user = self._users.asked(image.id, options.user)
         untrusted = request.profile is Profile.UNTRUSTED  # its code is not told by a name who it is
         image_user = image.user if user or untrusted else self._users.in_numbers(image.id, image.user)
         return msgspec.structs.replace(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from ...errors import InvalidRequest
 from .engine import LONG_SECONDS, Engine, EngineRefused
 from .spec import is_number
 
@@ -38,6 +39,19 @@ class Users:
             self._known[image_id] = self._read(image_id)
         return in_numbers(user, *self._known[image_id])
 
+    def asked(self, image_id: str, user: str) -> str:
+        """As `in_numbers`, for who was asked for: the engine's own reading of a name could make it root untold.
+
+        Raises `EngineUnavailable`, and `InvalidRequest` where the image doesn't say who that is.
+        """
+        found = self.in_numbers(image_id, user)
+        if user and image_id and not all(map(is_number, found.split(":"))):
+            raise InvalidRequest(
+                f"The image has no user {user!r} whose number can be read in its /etc/passwd and /etc/group. "
+                "Give a number with --user, as in --user 1000:1000. Nothing was started."
+            )
+        return found
+
     def _read(self, image_id: str) -> tuple[str, str]:
         config: dict[str, Any] = {
             "Image": image_id,
@@ -58,14 +72,18 @@ class Users:
             self._engine.remove(made)
 
     def _file(self, container: str, path: str) -> str:
-        """The text of a file; "" where there is none, or something else than a file of common size."""
+        """The text of a file or of what it is a link to; "" where there is none, or no file of common size."""
         with suppress(EngineRefused, tarfile.TarError):
             return self._engine.ask(lambda client: _text(client, container, path), seconds=LONG_SECONDS)
         return ""
 
 
 def _text(client: APIClient, container: str, path: str) -> str:
-    stream, _ = client.get_archive(container, path)
+    stream, told = client.get_archive(container, path)
+    if target := (told or {}).get("linkTarget"):  # the last of its links, within the container
+        for _ in stream:  # what is left unread would keep the connection
+            pass
+        stream, _ = client.get_archive(container, target)
     packed = bytearray()
     with closing(stream):
         for piece in stream:
