@@ -23,6 +23,7 @@ def describe(options: Options, plan: Plan, foreseen: Isolation, holds: Mapping[s
         ("runner", request.runner),
         ("profile", request.profile.value),
         ("inputs", ", ".join([*sent, *shared]) or "none"),
+        ("not sent", ", ".join(plan.left_out)),
         ("modules", plan.imports.removeprefix("import ")),
         ("outputs", ", ".join([*request.outputs, "the last expression"])),
         ("environment", ", ".join([*request.env, *(f"{name} (secret)" for name in request.secrets)])),
