@@ -61,6 +61,8 @@ class Plan(Struct, frozen=True):
 
 def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     """Everything that is decided, checked and encoded before a cell's job exists. Raises a `Refused`."""
+    from ..manager import as_it_runs
+
     shell = session.shell
     runner = session.manager.runner(options.runner)
     filename = f"Cell In[{_cell_number(shell)}]"
@@ -81,9 +83,10 @@ def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     # the cell's first line is the magic's own, so that lines count as the page numbers them
     work = CodeWork(cell, f"{imports}\n{code}", filename)
     request = msgspec.structs.replace(request, work=work, inputs=tuple(others))
-    runner.check(request)
+    runs = as_it_runs(request)
+    runner.check(runs)
     parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns, other_python=other)
-    return Plan(request, parcel, tuple(others), imports, tuple(left_out))
+    return Plan(runs, parcel, tuple(others), imports, tuple(left_out))
 
 
 def _foreseen_other(runner: Runner, request: JobRequest) -> str:
