@@ -107,10 +107,8 @@ class JobExecutionManager:
 
     def submit(self, request: JobRequest, parcel: Parcel = Parcel(), *, job_id: str | None = None) -> Job:  # noqa: B008 - frozen and empty
         """Take a job; it is stored when this returns. Raises a `Refused`, `JobExists` or `StoreError`."""
-        request = checked(request)
+        request = as_it_runs(checked(request))
         runner = self.runner(request.runner)
-        if request.profile is Profile.UNTRUSTED:
-            request = _confined(request)
         runner.check(request)
         engine = self._running()
         job = Job(
@@ -299,8 +297,10 @@ class JobExecutionManager:
             return self._engine
 
 
-def _confined(request: JobRequest) -> JobRequest:
-    """An untrusted request with what its profile allows where nobody asked for something else."""
+def as_it_runs(request: JobRequest) -> JobRequest:
+    """A request with what its profile allows where nobody asked for something else, which is so for untrusted ones."""
+    if request.profile is not Profile.UNTRUSTED:
+        return request
     limits = request.limits
     if limits.wall_seconds is None:
         limits = msgspec.structs.replace(limits, wall_seconds=_UNTRUSTED_SECONDS)

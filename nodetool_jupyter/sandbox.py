@@ -79,12 +79,12 @@ class Sandbox:
         inside = [folder for folder in (*self.seen, *self.hidden) if _within(path, folder)]
         return bool(inside) and max(inside, key=len) in self.seen
 
-    def details(self) -> dict[str, Any]:
-        """What is in force, for the `isolation` event."""
+    def details(self, *, counted: bool) -> dict[str, Any]:
+        """What is in force, for the `isolation` event; `counted` as `filter_file` has it."""
         return {
             "uid": NOBODY,
             "network": "none",
-            "seccomp": seccomp.IN_WORDS,
+            "seccomp": seccomp.in_words(counted=counted),
             "files": f"read-only: {', '.join(self.seen)}",
             "writable": f"/tmp ({TMP_BYTES >> 20} MiB), /dev/shm ({SHM_BYTES >> 20} MiB), in memory",
         }
@@ -108,10 +108,10 @@ def environment(environ: Mapping[str, str], asked: Mapping[str, str], *, python:
     }
 
 
-def filter_file(*, pinned: bool) -> int:
-    """A descriptor with the filter of system calls, as `Sandbox.argv` wants it."""
+def filter_file(*, pinned: bool, counted: bool) -> int:
+    """A descriptor with the filter of system calls, as `Sandbox.argv` wants it; see `seccomp.program`."""
     descriptor = os.memfd_create("nodetool-filter")
-    os.write(descriptor, seccomp.program(pinned=pinned))
+    os.write(descriptor, seccomp.program(pinned=pinned, counted=counted))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
@@ -190,6 +190,7 @@ def _namespaces(lowered: bool) -> Iterator[str]:
 def _mount_arguments(mounts: Mapping[str, bool]) -> Iterator[str]:
     """Every folder in memory has a size: otherwise a job fills the machine's memory outside of its limits."""
     yield from ("--proc", "/proc", "--dev", "/dev")
+    yield from ("--dev-bind", "/dev/full", "/dev/zero")  # zeros to read, too, but what can be mapped is nobody's memory
     yield from ("--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm")
     yield from ("--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp")
     made: set[str] = set()
@@ -229,7 +230,7 @@ def _parents(path: str, made: set[str]) -> Iterator[str]:
 def _try(argv: tuple[str, ...], python: str, changed_at: int) -> None:
     """Make the sandbox and look around in it. Only success is remembered: what failed may be mended meanwhile."""
     try:
-        descriptor = filter_file(pinned=False)
+        descriptor = filter_file(pinned=False, counted=False)
     except OSError as error:
         raise _refused(str(error), "Use --runner docker") from None
     command = [str(descriptor) if part == str(FILTER_FD) else part for part in argv]

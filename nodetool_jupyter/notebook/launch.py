@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import math
 import os
+import platform
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ..jobs import CodeWork, Job, JobRequest, Profile, ResourceLimits, checked
 from ..runners.base import Parcel, Runner
 from . import container_options as containers
 from . import requests
-from .options import Options, is_name
+from .options import AUTO, Options, is_name
 from .origins import origins_named
 
 if TYPE_CHECKING:
@@ -43,38 +44,64 @@ _RUN_OPTIONS = {
     "max_output_bytes",
 }
 _FUNCTION = "_function"
+_UNKNOWN = "another version"
 
 
 class Plan(Struct, frozen=True):
-    """What would be submitted. `inputs`: the names that travel or are shared, `imports`: the line for modules."""
+    """What would be submitted. `inputs`: the names that travel or are shared, `imports`: the line for modules.
+
+    left_out: variables that the code may only mention, and that can't travel to its Python.
+    """
 
     request: JobRequest
     parcel: Parcel
     inputs: tuple[str, ...] = ()
     imports: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def plan_cell(session: Session, options: Options, cell: str) -> Plan:
     """Everything that is decided, checked and encoded before a cell's job exists. Raises a `Refused`."""
+    from ..manager import as_it_runs
+
     shell = session.shell
     runner = session.manager.runner(options.runner)
     filename = f"Cell In[{_cell_number(shell)}]"
     request = requests.cell_request(options, cell, code="", filename=filename, shares_namespace=runner.shares_namespace)
     code = _transformed(shell, cell)
-    other = "" if options.dry_run else runner.speaks_other(request)  # a container may have to be started to know
-    if not other:
-        requests.check_syntax(f"\n{code}", filename)
-    names = requests.choose_inputs(options.inputs, code, shell.user_ns, shell.user_ns_hidden)
+    other = _foreseen_other(runner, request) if options.dry_run else runner.speaks_other(request)
+    parsed = requests.check_syntax(f"\n{code}", filename, lambda: _python_there(runner, request, other))
+    names = requests.choose_inputs(options.inputs, code, shell.user_ns, shell.user_ns_hidden, parsed=parsed)
     imports, others = "", names
     if not runner.shares_namespace and not requests.begins_with_future(code):
         imports, others = requests.import_line(names, shell.user_ns)
+    left_out: list[str] = []
+    if not parsed:
+        other = other or _UNKNOWN
+        if options.inputs == AUTO:
+            left_out = [name for name in others if not requests.travels(name, shell.user_ns[name], request, other)]
+            others = [name for name in others if name not in left_out]
     # the cell's first line is the magic's own, so that lines count as the page numbers them
     work = CodeWork(cell, f"{imports}\n{code}", filename)
     request = msgspec.structs.replace(request, work=work, inputs=tuple(others))
+    runs = as_it_runs(request)
     with origins_named(request, session.settings()):
-        runner.check(request)
+        runner.check(runs)
     parcel = requests.make_parcel(request, runner, others, shell.user_ns, shared=shell.user_ns, other_python=other)
-    return Plan(request, parcel, tuple(others), imports)
+    return Plan(runs, parcel, tuple(others), imports, tuple(left_out))
+
+
+def _foreseen_other(runner: Runner, request: JobRequest) -> str:
+    """As `Runner.speaks_other`, of what is known already: a container may have to be started to learn more."""
+    if runner.name != "docker":
+        return runner.speaks_other(request)
+    version = _python_there(runner, request, "")
+    return version if version.split(".")[:2] != platform.python_version().split(".")[:2] else ""
+
+
+def _python_there(runner: Runner, request: JobRequest, other: str) -> str:
+    """The version of the job's Python; "" where nobody knows it before the start, as of an image that is not there."""
+    return other or str(runner.foresee(request).details.get("python", platform.python_version()))
 
 
 def _cell_number(shell: Any) -> int:
@@ -128,8 +155,9 @@ def launch_work(
         )
     )
     other = chosen.speaks_other(request)
-    if not other:
-        requests.check_syntax(request.work.runnable, request.work.filename)
+    code, filename = request.work.runnable, request.work.filename
+    if not requests.check_syntax(code, filename, lambda: _python_there(chosen, request, other)):
+        other = other or _UNKNOWN
     with origins_named(request, settings):
         chosen.check(request)
     shared = _namespace(values)

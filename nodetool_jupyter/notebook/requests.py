@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import os
+import platform
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..config import environment, job_environment
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, ValueCannotTravel
 from ..frames import Value
 from ..jobs import CodeWork, JobRequest
 from ..runners.base import Parcel, Runner
 from .names import names_read
+from .newer_syntax import may_take, names_in
 from .options import AUTO, Options
 
 _NEVER_INPUTS = {"In", "Out", "display", "get_ipython", "exit", "quit"}
@@ -55,16 +57,23 @@ def working_directory() -> str:
         return ""
 
 
-def check_syntax(code: str, filename: str) -> None:
-    """Refuse code that can't be compiled, pointing at the cell's line."""
+def check_syntax(code: str, filename: str, version: Callable[[], str] = platform.python_version) -> bool:
+    """Refuse code that can't be compiled, pointing at the cell's line; whether this Python's parser takes it.
+
+    version: asked for that of the job's Python, "" where nobody knows it yet, where this one's parser refuses. What
+    a newer one may take is its own to judge. Raises `InvalidRequest`.
+    """
     from ..worker.execute import Cell
 
     try:
         Cell(code, filename)
     except SyntaxError as error:
+        if may_take(version(), error, code):
+            return False
         raise InvalidRequest(_syntax_sentence(error)) from None
     except ValueError as error:
         raise InvalidRequest(f"The cell can't be compiled: {error}. Nothing was started.") from None
+    return True
 
 
 def _syntax_sentence(error: SyntaxError) -> str:
@@ -79,11 +88,16 @@ def _syntax_sentence(error: SyntaxError) -> str:
 
 
 def choose_inputs(
-    asked: tuple[str, ...] | str, code: str, namespace: Mapping[str, Any], hidden: Mapping[str, Any]
+    asked: tuple[str, ...] | str,
+    code: str,
+    namespace: Mapping[str, Any],
+    hidden: Mapping[str, Any],
+    *,
+    parsed: bool = True,
 ) -> list[str]:
     """The names to send. Raises `InvalidRequest` for one that was asked for and isn't there.
 
-    hidden: what IPython itself put into the namespace.
+    hidden: what IPython itself put into the namespace. parsed: this Python's parser takes the code.
     """
     if asked != AUTO:
         for name in asked:
@@ -93,7 +107,8 @@ def choose_inputs(
                     "Nothing was started."
                 )
         return list(asked)
-    return [name for name in sorted(names_read(code)) if _counts(name, namespace, hidden)]
+    names = names_read(code) if parsed else names_in(code)
+    return [name for name in sorted(names) if _counts(name, namespace, hidden)]
 
 
 def _counts(name: str, namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> bool:
@@ -132,6 +147,17 @@ def encode_inputs(
         fields, buffers = encode_input(name, namespace[name], max_bytes=most, other_python=other_python, files=files)
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
     return values, gather(sorted(files))
+
+
+def travels(name: str, value: object, request: JobRequest, other_python: str) -> bool:
+    """Whether a value can be sent to another Python; see `encode_inputs`."""
+    from ..worker.pickled import encode_input
+
+    try:
+        encode_input(name, value, max_bytes=request.max_transfer_bytes, other_python=other_python)
+    except ValueCannotTravel:
+        return False
+    return True
 
 
 def make_parcel(

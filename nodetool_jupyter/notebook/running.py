@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ..errors import Interrupted
@@ -22,6 +23,12 @@ def run_cell(session: Session, options: Options, cell: str) -> None:
         runner = session.manager.runner(options.runner)
         print(describe(options, plan, runner.foresee(plan.request), runner.holds(), stable=session.stable))
         return
+    if plan.left_out:
+        print(
+            f"Not sent, since only plain values travel to the job's Python: {', '.join(plan.left_out)}. "
+            "Where the cell needs one, send plain data in its place.",
+            file=sys.stderr,
+        )
     handle = JobHandle(session, submit(session, plan))
     present(
         session,

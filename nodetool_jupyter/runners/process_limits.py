@@ -27,12 +27,14 @@ PINNED = "processor affinity, which the filter of system calls keeps"
 
 WITHOUT_GROUPS = {
     "wall_seconds": "timer",
-    "memory_bytes": "RLIMIT_DATA and a watch on resident memory",
+    "memory_bytes": "RLIMIT_DATA and a watch, without what the kernel buffers",
     "pids": "a watch on the number of processes",
     "cpu_seconds": "RLIMIT_CPU and a watch on the whole tree",
     "open_files": "RLIMIT_NOFILE",
     "file_size_bytes": "RLIMIT_FSIZE",
 }
+IN_A_SANDBOX = {"memory_bytes": "RLIMIT_DATA and a watch, and no call for memory that they don't see"}
+"""There the filter of system calls refuses what neither of the two counts."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Plan:
     held: dict[str, str] = field(default_factory=dict)
     not_held: tuple[str, ...] = ()
     processors: int = 0
+
+    @property
+    def memory_is_counted(self) -> bool:
+        """Whether a control group counts all of it."""
+        return self.held.get("memory_bytes", "").startswith("cgroup")
 
 
 def plan(request: JobRequest, mechanisms: Mapping[str, str]) -> Plan:

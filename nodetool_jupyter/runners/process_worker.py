@@ -231,5 +231,9 @@ def isolation(
         boundary="bubblewrap" if box else "none",
         held=dict(held),
         not_held=tuple(sorted({*arranged.not_held, *lacking})),
-        details={**details, "profile_limits": arranged.defaults, **(box.details() if box else {})},
+        details={
+            **details,
+            "profile_limits": arranged.defaults,
+            **(box.details(counted=arranged.memory_is_counted) if box else {}),
+        },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 
 from ..jobs import JobRequest
@@ -25,6 +26,7 @@ def run_frame(
             "filename": request.work.filename,
             "pickles": request.may_unpickle,
             "by_value": by_value,
+            "python": platform.python_version(),
             "outputs": list(request.outputs),
             "collect": list(request.container.collect),
             "sys_path": list(sys_path) if sys_path else None,

@@ -23,7 +23,7 @@ from ..worker import cgroups
 from ..worker.tree import JOB_VARIABLE
 from .base import Parcel, Worker, WorkerNotStarted
 from .process_exit import why_not_started
-from .process_limits import PINNED, WITHOUT_GROUPS, Plan, check_machine, plan, profile_limits
+from .process_limits import IN_A_SANDBOX, PINNED, WITHOUT_GROUPS, Plan, check_machine, plan, profile_limits
 from .process_python import interpreter, speaks_other
 from .process_sandbox import enclose, sandbox_for
 from .process_streams import make_streams
@@ -73,19 +73,23 @@ class SubprocessRunner:
         return dict(self._held)
 
     @cached_property
+    def _grouped(self) -> Mapping[str, str]:
+        return cgroups.mechanisms(cgroups.find()) if self._use_cgroups else {}
+
+    @property
     def _held(self) -> dict[str, str]:
-        grouped = cgroups.mechanisms(cgroups.find()) if self._use_cgroups else {}
-        return {**WITHOUT_GROUPS, **grouped}
+        return {**WITHOUT_GROUPS, **self._grouped}
 
     def _mechanisms(self, request: JobRequest) -> Mapping[str, str]:
         """As `holds`, and a number of processors that the machine doesn't exceed anyway, or that a sandbox pins."""
         untrusted = request.profile is Profile.UNTRUSTED
+        held = {**self._held, **(IN_A_SANDBOX if untrusted and "memory_bytes" not in self._grouped else {})}
         cpus = request.limits.cpus or profile_limits(request.profile).get("cpus")
-        if cpus is None or "cpus" in self._held:
-            return self._held
+        if cpus is None or "cpus" in held:
+            return held
         if cpus >= usable_cpus():
-            return {**self._held, "cpus": f"the machine has {usable_cpus()}"}
-        return {**self._held, "cpus": PINNED} if untrusted and cpus == int(cpus) else self._held
+            return {**held, "cpus": f"the machine has {usable_cpus()}"}
+        return {**held, "cpus": PINNED} if untrusted and cpus == int(cpus) else held
 
     def foresee(self, request: JobRequest) -> Isolation:
         """See `Runner.foresee`."""
@@ -177,7 +181,7 @@ class SubprocessRunner:
         try:
             link = self._link()
             if box:
-                more.append(filter_file(pinned=bool(arranged.processors)))
+                more.append(filter_file(pinned=bool(arranged.processors), counted=arranged.memory_is_counted))
             streams = make_streams()
         except OSError as error:
             for descriptor in more:

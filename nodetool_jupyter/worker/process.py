@@ -50,7 +50,7 @@ def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     """Run the work of one `run` frame to its end and report it; the exit code."""
     pid = os.getpid()
     most = run["max_transfer_bytes"]
-    pack = Packer(most, pickles=run["pickles"], by_value=run["by_value"])
+    pack = Packer(most, pickles=run["pickles"], by_value=run["by_value"], python=run["python"])
     inside = Inside(channel, pack, max_bytes=most)
     claim_process(inside)
     _keep_room()

@@ -12,6 +12,7 @@ import struct
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_SECOND_ARGUMENT, _THIRD_ARGUMENT, _FOURTH_ARGUMENT = 24, 32, 40
 _EPERM, ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 _X32 = 0x40000000
 NEW_NAMESPACE = 0x7E020000
@@ -73,19 +74,39 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
 }
+UNCOUNTED: dict[str, tuple[int, int]] = {
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "vmsplice": (278, 75),
+}
+"""Calls for memory that is no process's own: refused where only a watch over the processes limits it."""
 IN_WORDS = f"{len(REFUSED)} system calls refused"
 """Calls that fail with EPERM, with their numbers on x86_64 and aarch64."""
 
 _PINNED = (203, 122)  # sched_setaffinity
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _SOCKETS = ((41, 198), (53, 199))
+_MMAP, _SETSOCKOPT, _FCNTL = (9, 222), (54, 208), (72, 25)
+_SHARED, _ANONYMOUS = 0x1, 0x20
+_SOL_SOCKET, _BUFFER_SIZES = 1, (7, 8, 60)  # SO_SNDBUF, SO_RCVBUF, SO_ZEROCOPY
+_SET_PIPE_SIZE = 1031
 
 
-def program(machine: str = "", *, pinned: bool = False) -> bytes:
+def in_words(*, counted: bool = True) -> str:
+    """How many calls are refused, for a person."""
+    return IN_WORDS if counted else f"{len(REFUSED) + len(UNCOUNTED)} system calls refused"
+
+
+def program(machine: str = "", *, pinned: bool = False, counted: bool = True) -> bytes:
     """The filter for a machine (as `os.uname().machine` calls it; "" for this one), in struct sock_filter.
 
     Other architectures, x32 among them, end the process. `clone3` is said not to exist: its flags can't be looked
     at, and libraries then take `clone`. `pinned`: the process must stay on the processors that it was given.
+    `counted`: a control group counts all of its memory; else there is none but what the processes themselves hold.
     Raises `OSError` for a machine whose calls are not known here.
     """
     machine = machine or os.uname().machine
@@ -96,7 +117,8 @@ def program(machine: str = "", *, pinned: bool = False) -> bytes:
     steps.append((_LOAD, 0, 0, _NUMBER))
     if machine == "x86_64":
         steps += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
-    for numbers in (*REFUSED.values(), *([_PINNED] if pinned else [])):
+    refused = [*REFUSED.values(), *([_PINNED] if pinned else []), *([] if counted else UNCOUNTED.values())]
+    for numbers in refused:
         number = numbers[column]
         if number is not None:
             steps += _when(number, [(_RETURN, 0, 0, _REFUSE | _EPERM)])
@@ -107,8 +129,24 @@ def program(machine: str = "", *, pinned: bool = False) -> bytes:
         known = [(_EQUAL, len(FAMILIES) - n, 0, family) for n, family in enumerate(FAMILIES)]
         ends = [(_RETURN, 0, 0, _REFUSE | _EAFNOSUPPORT), (_RETURN, 0, 0, _ALLOW)]
         steps += _when(call[column], [(_LOAD, 0, 0, _FIRST_ARGUMENT), *known, *ends])
+    steps += [] if counted else _no_memory_apart(column)
     steps.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _no_memory_apart(column: int) -> list[tuple[int, int, int, int]]:
+    """Refuse memory that is shared and no file's, and larger buffers of sockets and pipes."""
+    refuse, allow = (_RETURN, 0, 0, _REFUSE | _EPERM), (_RETURN, 0, 0, _ALLOW)
+    flags = [(_LOAD, 0, 0, _FOURTH_ARGUMENT), (_ANY_BIT, 0, 2, _SHARED), (_ANY_BIT, 0, 1, _ANONYMOUS), refuse, allow]
+    sizes = [(_EQUAL, len(_BUFFER_SIZES) - n, 0, option) for n, option in enumerate(_BUFFER_SIZES)]
+    level = [(_LOAD, 0, 0, _SECOND_ARGUMENT), (_EQUAL, 1, 0, _SOL_SOCKET), allow]
+    option = [(_LOAD, 0, 0, _THIRD_ARGUMENT), *sizes, allow, refuse]
+    pipe = [(_LOAD, 0, 0, _SECOND_ARGUMENT), (_EQUAL, 0, 1, _SET_PIPE_SIZE), refuse, allow]
+    return [
+        *_when(_MMAP[column], flags),
+        *_when(_SETSOCKOPT[column], [*level, *option]),
+        *_when(_FCNTL[column], pipe),
+    ]
 
 
 def _when(number: int, then: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:

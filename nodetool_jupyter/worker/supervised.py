@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from . import tree
+from . import nonresident, tree
 from .cgroups import Evidence, Group
 
 STRAYS_SECONDS = 1.0
@@ -242,5 +242,21 @@ class Supervised:
             self._begin_kill(now)
 
     def _passes_memory(self, resident_bytes: int, members: Members) -> bool:
+        """Counts what is resident, and what is held without that; in a sandbox there is no shared memory to hold."""
         most = self._watched.get("memory_bytes", math.inf)
-        return resident_bytes > most and tree.proportional_bytes(members()) > most
+        if most == math.inf:
+            return False
+        pids = members()
+        beside = nonresident.of_processes(pids) + sum(map(nonresident.in_sockets, self._inside_of(pids)))
+        shared = 0 if self._enclosed else nonresident.shared(pids, self.seen.keys())
+        if resident_bytes + beside + shared <= most:
+            return False
+        if shared:
+            shared = max(0, shared - tree.proportional_bytes(pids, only_shmem=True))
+        return tree.proportional_bytes(pids) + beside + shared > most
+
+    def _inside_of(self, pids: set[int]) -> set[int]:
+        """A process of the sandbox, which has a network of its own; none where the job has the machine's."""
+        if not self._enclosed:
+            return set()
+        return self._first() & pids or set(sorted(pids - {self.pid})[-1:])

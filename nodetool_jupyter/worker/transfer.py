@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+
 from . import values
+from .values import CannotTravel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .current import Report
+    from .values import Encoded
 
 
 class Packer:
     """Makes a value's frame; pickles only where the other side will decode it.
 
     `by_value`: the other side has the same version of Python, so that code of the cell can go along.
+    `python`: the other side's version, "" for this one's. Where its minor one is another, nothing is pickled.
     """
 
-    def __init__(self, max_bytes: int, *, pickles: bool, by_value: bool = True) -> None:
+    def __init__(self, max_bytes: int, *, pickles: bool, by_value: bool = True, python: str = "") -> None:
         self._by_value = by_value
-        self._pickles = pickles
+        self._other = python if python and python.split(".")[:2] != _version().split(".")[:2] else ""
+        self._pickles = pickles and not self._other
         self._max_bytes = max_bytes
 
     def __call__(self, name: str, value: object) -> tuple[Report, Any]:
@@ -29,8 +35,27 @@ class Packer:
 
             fields, buffers = pickled.encode(name, value, max_bytes=self._max_bytes, by_value=self._by_value)
         else:
-            fields, buffers = values.encode(name, value, max_bytes=self._max_bytes, arrow=True)
+            fields, buffers = self._plain(name, value)
         return {"type": "value", **fields}, buffers
+
+    def _plain(self, name: str, value: object) -> Encoded:
+        try:
+            return values.encode(name, value, max_bytes=self._max_bytes, arrow=True)
+        except CannotTravel as error:
+            if not self._other or "pickle" not in error.why:
+                raise
+            raise CannotTravel(
+                name,
+                value,
+                f"between Python {_version()} there and {self._other} here only numbers, text, lists and dicts, "
+                "bytes, numpy arrays and Arrow's tables travel",
+                f"Send one of these, or run it with Python {'.'.join(self._other.split('.')[:2])}",
+            ) from None
+
+
+def _version() -> str:
+    """This interpreter's."""
+    return sys.version.split()[0]
 
 
 class InputNotReadable(RuntimeError):

@@ -134,13 +134,17 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total * os.sysconf("SC_PAGE_SIZE")
 
 
-def proportional_bytes(pids: Iterable[int]) -> int:
-    """Resident memory where shared pages count once; milliseconds for large processes."""
+def proportional_bytes(pids: Iterable[int], *, only_shmem: bool = False) -> int:
+    """Resident memory where shared pages count once; milliseconds for large processes.
+
+    only_shmem: of memory that is no file's and can be shared.
+    """
+    field = b"Pss_Shmem:" if only_shmem else b"Pss:"
     total = 0
     for pid in pids:
         try:
             with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-                total += sum(int(line.split()[1]) for line in file if line.startswith(b"Pss:"))
+                total += sum(int(line.split()[1]) for line in file if line.startswith(field))
         except (OSError, IndexError, ValueError):
-            total += memory_bytes([pid]) >> 10
+            total += 0 if only_shmem else memory_bytes([pid]) >> 10
     return total << 10

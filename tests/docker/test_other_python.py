@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import ValueCannotTravel
@@ -19,6 +21,7 @@ from nodetool_jupyter.worker.pickled import encode_input
 from tests.docker.jobs import Jobs, isolation
 from tests.engine import images
 from tests.engine.private import Engine
+from tests.notebook.conftest import refused, shell  # noqa: F401  # pytest finds fixtures by name
 from tests.workflows.seeing import of, text
 
 pytestmark = pytest.mark.timeout(900)  # the first time, its image is made
@@ -112,13 +115,36 @@ def test_code_that_was_sent_for_an_image_nobody_knew_yet_does_not_reach_it(jobs:
     jobs.nothing_is_left()
 
 
-def test_code_of_a_trusted_cell_there_does_not_come_back_and_plain_data_does(
-    jobs: Jobs, other: ContainerOptions
+@pytest.mark.parametrize("profile", [Profile.TRUSTED, Profile.DEFAULT, Profile.UNTRUSTED])
+@pytest.mark.parametrize("code", ["def x(): pass", "x = {1, 2}", "x = 1 + 2j"])
+def test_what_only_the_same_python_reads_does_not_come_back_in_any_profile(
+    jobs: Jobs, other: ContainerOptions, profile: Profile, code: str
 ) -> None:
-    job, _ = jobs.run("def f(): pass\n", outputs=("f",), profile=Profile.TRUSTED, container=other)
+    job, _ = jobs.run(code, outputs=("x",), profile=profile, container=other)
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
-    assert "Variable 'f' (function" in job.message
-    assert "f is defined in the cell" in job.message
-    job, _ = jobs.run("x = {1, 2}", outputs=("x",), profile=Profile.TRUSTED, container=other)
+    assert "Variable 'x' (" in job.message
+    assert f"can't come back from the job: between Python {VERSION}." in job.message
+    assert f"and {MINE} here only numbers" in job.message
+
+
+def test_plain_data_comes_back_from_a_trusted_cell_there(jobs: Jobs, other: ContainerOptions) -> None:
+    job, _ = jobs.run("x = [1, {'a': b''.hex()}]", outputs=("x",), profile=Profile.TRUSTED, container=other)
     assert job.status is JobStatus.COMPLETED, job.message
-    assert jobs.value(job, "x") == {1, 2}
+    assert jobs.manager.values(job.id)["x"].format == "json"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python knows the newer grammar")
+def test_a_cell_in_its_newer_grammar_runs_there_with_what_it_reads(
+    engine: Engine,
+    shell: InteractiveShell,  # noqa: F811
+    other: ContainerOptions,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shell.user_ns.update(rows=[1, 2], lock=threading.Lock())
+    code = "type X = int\ndef f[T](x: T) -> T: return x  # and no lock\nprint(f\"{f(len(rows))} {'\\n'.join(['a'])}\")"
+    shell.run_cell(f"%%nodetool -r docker --image {other.image}\n{code}").raise_error()
+    assert capsys.readouterr().out.startswith("2 a\n")
+    shell.run_cell(f"%%nodetool -r docker --dry-run --image {other.image}\n{code}").raise_error()
+    assert "inputs      rows (list" in capsys.readouterr().out
+    said = refused(shell, f"%%nodetool -r docker --image {other.image}\nprint(1")
+    assert said.startswith("Line 2 of the cell is not valid Python: '(' was never closed. Nothing was started.")

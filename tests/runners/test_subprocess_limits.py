@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import textwrap
 
 import pytest
@@ -11,6 +12,8 @@ from nodetool_jupyter.frames import Raised, Report, Returned
 from nodetool_jupyter.jobs import ResourceLimits
 from nodetool_jupyter.runners.base import Worker
 from tests.runners.processes import Place
+
+_IPC_RMID = 0
 
 
 def test_memory_beyond_the_limit_ends_the_job_with_evidence(grouped: Place) -> None:
@@ -64,6 +67,47 @@ def test_without_groups_the_watch_ends_a_tree_that_uses_too_much(plain: Place) -
     found = plain.run(textwrap.dedent(code), limits=ResourceLimits(memory_bytes=160 << 20))
     assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
     assert "watch" in found.isolation.held["memory_bytes"]
+
+
+@pytest.mark.parametrize("how", ["memory files", "segments"])
+def test_without_groups_the_watch_counts_shared_memory_that_nobody_maps(plain: Place, how: str) -> None:
+    code = """
+    import ctypes, os, time
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype, libc.shmdt.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    def memory_file(size):
+        file = os.memfd_create("x")
+        for _ in range(size >> 20):
+            os.write(file, bytes(1 << 20))
+    def segment(size):
+        number = libc.shmget(0, size, 0o1600)
+        at = libc.shmat(number, None, 0)
+        ctypes.memset(at, 1, size)
+        print(number, flush=True)
+        libc.shmdt(at)
+    """
+    code = textwrap.dedent(code) + f"{'segment' if how == 'segments' else 'memory_file'}(200 << 20)\ntime.sleep(1000)"
+    found = plain.run(code, limits=ResourceLimits(memory_bytes=160 << 20))
+    for number in found.text().split():
+        assert ctypes.CDLL(None).shmctl(int(number), _IPC_RMID, None) == 0
+    assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
+    assert "without what the kernel buffers" in found.isolation.held["memory_bytes"]
+
+
+def test_shared_memory_that_is_mapped_counts_once(plain: Place) -> None:
+    code = """
+    import mmap, os, time
+    file = os.memfd_create("x")
+    os.ftruncate(file, 100 << 20)
+    mapped = mmap.mmap(file, 100 << 20)
+    for at in range(0, len(mapped), 4096):
+        mapped[at] = 1
+    begun = time.process_time()
+    while time.process_time() < begun + 1:
+        pass
+    """
+    found = plain.run(textwrap.dedent(code), limits=ResourceLimits(memory_bytes=190 << 20))
+    assert isinstance(found.terminal, Returned), found.exit
 
 
 FORK_BOMB = """

@@ -65,7 +65,7 @@ class Child:
 
     def run(self, code: str, *, outputs: Sequence[str] = (), **changes: Any) -> None:
         frame = {"type": "run", "code": code, "filename": "<cell>", "outputs": list(outputs), "collect": []}
-        frame |= {"pickles": True, "by_value": True, "max_transfer_bytes": 1 << 30}
+        frame |= {"pickles": True, "by_value": True, "python": "", "max_transfer_bytes": 1 << 30}
         frame |= {"sys_path": sys.path, "environ": {}, "secrets": {}}
         self.send({**frame, **changes})
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 
 import pytest
@@ -75,6 +76,13 @@ def test_code_of_the_cell_does_not_come_back_from_another_interpreter(run: Run) 
         "can't send code"
         in run("class C: pass\nc = [C()]", outputs=("c",), frame={"sys_path": None, "by_value": False}).raised.evalue
     )
+
+
+def test_what_only_this_python_reads_does_not_go_to_a_notebook_of_another(run: Run) -> None:
+    ran = run("x = [1]\ny = {2}", outputs=("x", "y"), frame={"python": "3.9.1"})
+    assert ran.value("x") == [1]
+    assert f"between Python {platform.python_version()} there and 3.9.1 here" in ran.raised.evalue
+    assert ran.raised.evalue.endswith("or run it with Python 3.9.")
 
 
 def test_functions_and_objects_of_the_notebook_work_in_the_cell(run: Run) -> None:

@@ -17,11 +17,11 @@ ALLOW, KILL = "allow", "kill"
 NEW_USER, SIGCHLD, AF_VSOCK = 0x10000000, 17, 40
 
 
-def verdict(machine: str, number: int, argument: int = 0, *, arch: int | None = None, pinned: bool = False) -> str:
+def verdict(machine: str, number: int, *arguments: int, arch: int | None = None, **asked: bool) -> str:
     """What the program says of a call: a small machine for the instructions that it uses."""
     arch = seccomp.ARCHITECTURES[machine] if arch is None else arch
-    data = struct.pack("=iIQ6Q", number, arch, 0, argument, 0, 0, 0, 0, 0)
-    steps = list(struct.iter_unpack("=HBBI", seccomp.program(machine, pinned=pinned)))
+    data = struct.pack("=iIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments)))
+    steps = list(struct.iter_unpack("=HBBI", seccomp.program(machine, **asked)))
     at = accumulator = 0
     while True:
         code, yes, no, operand = steps[at]
@@ -60,6 +60,22 @@ def test_what_every_program_needs_is_allowed(
     assert [verdict(machine, socket, family) for family in (0, 17, 38, AF_VSOCK)] == ["EAFNOSUPPORT"] * 4
     assert verdict(machine, affinity) == ALLOW
     assert verdict(machine, affinity, pinned=True) == "EPERM"
+
+
+@pytest.mark.parametrize(("machine", "mmap", "setsockopt", "fcntl"), [("x86_64", 9, 54, 72), ("aarch64", 222, 208, 25)])
+def test_memory_that_no_process_holds_is_refused_where_nothing_counts_it(
+    machine: str, mmap: int, setsockopt: int, fcntl: int
+) -> None:
+    column = list(seccomp.ARCHITECTURES).index(machine)
+    shared, private, validated, file = 0x21, 0x22, 0x23, 0x01
+    calls = [(numbers[column],) for numbers in seccomp.UNCOUNTED.values()]
+    calls += [(mmap, 0, 0, 0, flags) for flags in (shared, validated)]
+    calls += [(setsockopt, 3, 1, option) for option in (7, 8, 60)] + [(fcntl, 3, 1031)]
+    assert [verdict(machine, *call, counted=False) for call in calls] == ["EPERM"] * len(calls)
+    assert [verdict(machine, *call) for call in calls] == [ALLOW] * len(calls)
+    others = [(mmap, 0, 0, 0, flags) for flags in (private, file)]
+    others += [(setsockopt, 3, 1, 2), (setsockopt, 3, 6, 7), (fcntl, 3, 1030)]
+    assert [verdict(machine, *call, counted=False) for call in others] == [ALLOW] * len(others)
 
 
 def test_calls_of_another_architecture_end_the_process() -> None:

@@ -26,6 +26,11 @@ def own_network(engine: Engine, name: str, labels: Labels) -> str:
     return name
 
 
+def named(engine: Engine, network: str) -> str:
+    """A network as the engine names it, but for this owner's own; see `foreign_network`."""
+    return network if network in ("none", "bridge") else foreign_network(engine, network)
+
+
 def foreign_network(engine: Engine, name: str) -> str:
     """The name of a network that somebody else made, which may be given by its id.
 

@@ -116,7 +116,8 @@ class DockerRunner:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
         request, user = self._starts.resolved(request, image)
-        network, facts, own = request.container.network, self.engine.facts(), image.volumes
+        facts, own = self.engine.facts(), image.volumes
+        network = leftovers.named(self.engine, request.container.network)
         spec = container_spec(request, facts, image=image.id, image_user=user, network=network, devices=(), volumes=own)
         return isolation(request, spec, image, python=self.images.python_of(image))
 
