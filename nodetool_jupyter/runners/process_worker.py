@@ -57,10 +57,10 @@ class ProcessWorker:
         self._inflow = Inflow(streams, max_body_bytes=job.request.max_transfer_bytes, grace_seconds=grace)
         self._outflow = Outflow(self._channel)
         self._started: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        self._ended = anyio.Event()
-        self._drained = anyio.Event()
+        self._ended = asyncio.Event()
+        self._drained = asyncio.Event()
         self._drained.set()
-        self._sweeping = anyio.Lock()
+        self._sweeping = asyncio.Lock()
         self._lost = self._swept = False
         self._receipt: Mapping[str, Any] | None = None
         self._isolation = Isolation(runner="subprocess", profile=job.request.profile.value)
@@ -94,7 +94,7 @@ class ProcessWorker:
 
     async def reports(self) -> AsyncIterator[Sequence[Report]]:
         """What comes on the channel and the pipes, and what the supervisor measures."""
-        self._drained = anyio.Event()
+        self._drained.clear()
         self._link.want_usage(self._job.id)
         try:
             async for batch in self._inflow.batches():
