@@ -140,10 +140,17 @@ class ProcessWorker:
         self._inflow.close()
         self._outflow.close()
         self._channel.close()
+        if _is_empty(self._folder):  # nobody is left who could change that, and nobody waits for a file system
+            asyncio.get_running_loop().call_soon(self._remove_folder)
+        else:
+            await anyio.to_thread.run_sync(folders.remove, self._folder)
+            self._link.forget(self._job.id, self._folder)
+
+    def _remove_folder(self) -> None:
         try:
             os.rmdir(self._folder)
         except OSError:
-            await anyio.to_thread.run_sync(folders.remove, self._folder)
+            folders.remove(self._folder)
         self._link.forget(self._job.id, self._folder)
 
     def heard(self, message: Mapping[str, Any]) -> None:
@@ -181,6 +188,14 @@ class ProcessWorker:
                 processes=message["processes"],
             )
         )
+
+
+def _is_empty(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _sweep(job: str) -> None:
