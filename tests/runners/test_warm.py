@@ -88,6 +88,60 @@ def test_each_interpreter_is_used_once_and_has_its_own_random_numbers(plain: Pla
         assert len(set(seen)) == 4
 
 
+def test_jobs_for_which_no_interpreter_waits_get_the_next_that_is_forked(place: Place) -> None:
+    async def several(runner: SubprocessRunner) -> list[str]:
+        await warm(place, runner)
+        found: list[str] = []
+
+        async def one() -> None:
+            found.append(await started(place, runner))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(one)
+        return found
+
+    assert session(place, several) == [FORKED] * 6
+
+
+async def until_none_waits(place: Place, runner: SubprocessRunner) -> psutil.Process:
+    """The warm parent, suspended, when each interpreter that it had forked was used."""
+    await warm(place, runner)
+    [link] = runner._links
+    parent = next(child for child in psutil.Process(link.pid).children() if os.getsid(child.pid) == child.pid)
+    parent.suspend()
+    while sum(os.getsid(child.pid) == parent.pid for child in psutil.Process(link.pid).children()) > 1:
+        await place.drive(runner, "1")
+    return parent
+
+
+def test_a_job_that_waits_for_an_interpreter_can_be_called_off(plain: Place) -> None:
+    async def call_off(runner: SubprocessRunner) -> None:
+        await until_none_waits(plain, runner)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await plain.drive(runner, "1")
+
+    session(plain, call_off)
+
+
+def test_a_job_that_waits_for_an_interpreter_starts_anew_when_the_warm_parent_dies(plain: Place) -> None:
+    async def die(runner: SubprocessRunner) -> list[str]:
+        parent = await until_none_waits(plain, runner)
+        found: list[str] = []
+
+        async def one() -> None:
+            found.append(await started(plain, runner))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one)
+            await anyio.lowlevel.checkpoint()
+            parent.kill()
+        return found
+
+    assert session(plain, die) == ["new interpreter"]
+
+
 def test_what_jobs_import_is_imported_already_for_later_ones(plain: Place) -> None:
     code = "import sys\nprint('colorsys' in sys.modules)\nimport colorsys"
 
