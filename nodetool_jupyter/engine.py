@@ -111,7 +111,7 @@ class Engine:
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:
         """Store a job and queue it; returns once it is stored. From any thread but the loop's."""
         self._admission.reserve()
-        assets = AssetFolder(self._assets / job.id, max_bytes=job.request.max_transfer_bytes)
+        assets = AssetFolder(self._assets, job.id, max_bytes=job.request.max_transfer_bytes)
         live = _Live(self, job, parcel, runner, assets)
         with self._lock:
             if job.id in self._live:
@@ -119,18 +119,19 @@ class Engine:
                 raise JobExists(job.id)
             self._live[job.id] = live
         failure: list[Exception] = []
-        stored = threading.Event()
+        stored = threading.Lock()
+        stored.acquire()
 
         def settled(change: Change, error: Exception | None) -> None:
             if error is None:
                 self.loop.post(self._queue, live, change)
             else:
                 failure.append(error)
-            stored.set()
+            stored.release()
 
         first = live.supervision.first_change()
         self.ledger.put(first, settled, patient=False)
-        stored.wait()
+        stored.acquire()
         if failure:
             self._admission.give_up()
             with self._lock:

@@ -89,9 +89,12 @@ class ResourceLimits(Struct, frozen=True, forbid_unknown_fields=True):
 
     def asked(self) -> dict[str, float]:
         """The limits that are set, by field name."""
+        if self == _NO_LIMITS:
+            return {}
         return {name: value for name in LIMIT_NAMES if (value := getattr(self, name)) is not None}
 
 
+_NO_LIMITS = ResourceLimits()
 LIMIT_NAMES = tuple(name for name in ResourceLimits.__struct_fields__ if name != "best_effort")
 
 
