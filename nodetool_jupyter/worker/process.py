@@ -144,12 +144,24 @@ def _take_surroundings(run: Report) -> None:
     if run["sys_path"] is not None:
         sys.path[:] = run["sys_path"]
     os.environ.update({**run["environ"], **run["secrets"]})
+    prepare()
+    figures.install()
+
+
+_prepared = False
+
+
+def prepare() -> None:
+    """What libraries find in every job, whichever it is; a warm parent has done it already."""
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
     builtins.input = refuse_input
     when_imported("getpass", lambda module: setattr(module, "getpass", refuse_input))
     debugger.install()
     when_imported("subprocess", _let_children_boot_normally)
     shell.install()
-    figures.install()
     progress.install()
     logs.install()
 

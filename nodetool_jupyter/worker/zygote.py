@@ -55,10 +55,11 @@ def _get_warm(sys_path: Sequence[str], modules: Sequence[str]) -> None:
     sys.path[:] = sys_path
     for name in OWN:
         import_module(f"{__package__}.{name}")
-    from .process import note_files
+    from .process import note_files, prepare
 
     for name in _importable([*ALWAYS, *(name for name in modules if _is_installed(name))]):
         import_module(name)
+    prepare()
     compile("1", "<warm>", "exec")
     gc.collect()
     note_files()
