@@ -74,6 +74,7 @@ class Outflow:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._waiting: deque[memoryview] = deque()
+        self._watched = False
         self._loop = asyncio.get_running_loop()
 
     def send(self, buffers: Sequence[wire.Buffer]) -> None:
@@ -86,7 +87,15 @@ class Outflow:
     def close(self) -> None:
         """Write nothing more."""
         self._waiting.clear()
-        self._loop.remove_writer(self._channel)
+        self._watch(False)
+
+    def _watch(self, wanted: bool) -> None:
+        """Be called when the job reads on; to ask for the end of what was not asked for takes long."""
+        if wanted and not self._watched:
+            self._loop.add_writer(self._channel, self._write)
+        elif self._watched and not wanted:
+            self._loop.remove_writer(self._channel)
+        self._watched = wanted
 
     def _write(self) -> None:
         try:
@@ -97,11 +106,11 @@ class Outflow:
                 else:
                     self._waiting[0] = self._waiting[0][sent:]
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            self._loop.add_writer(self._channel, self._write)
+            self._watch(True)
             return
         except OSError:
             self._waiting.clear()
-        self._loop.remove_writer(self._channel)
+        self._watch(False)
 
 
 class Text:
