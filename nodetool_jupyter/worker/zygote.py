@@ -23,6 +23,7 @@ from typing import Any
 
 from . import HELD_SIGNALS, cgroups, start
 from .control import PREFIX
+from .execute import attempt_all
 from .tree import JOB_VARIABLE, NO_JOB
 from .warm_up import touch
 
@@ -145,11 +146,13 @@ def _offer(control: socket.socket, number: int, groups: Sequence[str]) -> socket
 def _wait_for_order(orders: socket.socket) -> None:
     """Wait; become the job's process; run it. Never returns."""
     from .main import main
+    from .process import rehearse
 
     descriptors: list[int] = []
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
         touch()
+        attempt_all(rehearse)
         order = _receive(orders, descriptors)
         if order is None or len(descriptors) != 3:
             os._exit(0)
@@ -171,8 +174,10 @@ def _tell_whose_it_is(job: str) -> None:
 
 def _renew(environ: dict[str, str]) -> None:
     del sys.argv[1:]
-    os.environ.clear()
-    os.environ.update(environ)
+    now = dict(os.environ)
+    for name in now.keys() - environ.keys():
+        del os.environ[name]
+    os.environ.update(environ.items() - now.items())
     gc.enable()
     random = sys.modules.get("numpy.random")
     if random is not None:
