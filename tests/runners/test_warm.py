@@ -15,6 +15,7 @@ import anyio.lowlevel
 import psutil
 import pytest
 
+from nodetool_jupyter.events import Display
 from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.jobs import ResourceLimits
 from nodetool_jupyter.runners.base import Worker
@@ -150,6 +151,17 @@ def test_what_jobs_import_is_imported_already_for_later_ones(plain: Place) -> No
             pass
 
     session(plain, until_known)
+
+
+def test_a_waiting_interpreter_that_has_imported_pyplot_shows_figures(plain: Place) -> None:
+    code = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nNone"
+
+    async def twice(runner: SubprocessRunner) -> Outcome:
+        await plain.drive(runner, code)
+        return await warm(plain, runner, code)
+
+    shown = [report for report in session(plain, twice).reports if isinstance(report, Display)]
+    assert [sorted(report.data) for report in shown] == [["image/png", "text/plain"]]
 
 
 def test_modules_that_people_edit_are_not_imported_ahead(plain: Place, tmp_path: Path) -> None:
