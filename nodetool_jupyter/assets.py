@@ -11,19 +11,24 @@ MAX_FILES = 1_000
 
 
 class AssetFolder:
-    """Files of one job below `root`, which is made (0700) when the first one comes.
+    """Files of one job in folder `name` below `root`, which is made (0700) when the first one comes.
 
     Names are the last part of what the job calls a file; one that is taken gets a number. A file is there as a
     whole or not at all.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int) -> None:
-        self.root = root
+    def __init__(self, root: Path, name: str, *, max_bytes: int) -> None:
+        self._below = root, name
         self._left = max_bytes
         self._open: dict[str, tuple[int, Path]] = {}
         self._names: set[str] = set()
         self._dropped: set[str] = set()
         self._errors = 0
+
+    @property
+    def root(self) -> Path:
+        """The folder, which may not be there yet."""
+        return self._below[0] / self._below[1]
 
     def write(self, name: str, data: bytes, *, last: bool) -> Path | None:
         """Add a piece to a file; its path once the last piece is in, else `None`.

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -209,13 +210,19 @@ def job_environment(environ: Mapping[str, str], request: JobRequest) -> dict[str
     """What a job gets of the kernel's environment: an allow-list (trusted: all; a container: next to nothing), then
     what was asked for."""
 
-    def passes(name: str) -> bool:
-        if request.runner == "docker":
-            return name in _PASSED_INTO_CONTAINERS
-        return request.profile is Profile.TRUSTED or _PASSED.fullmatch(name) is not None
-
+    if request.runner == "docker":
+        passed = [name for name in environ if name in _PASSED_INTO_CONTAINERS]
+    elif request.profile is Profile.TRUSTED:
+        passed = list(environ)
+    else:
+        passed = [name for name in environ if _passes(name)]
     advice = _visible_devices(request.container.gpus) if request.runner == "subprocess" else {}
-    return {**{name: value for name, value in environ.items() if passes(name)}, **advice, **request.env}
+    return {**{name: environ[name] for name in passed}, **advice, **request.env}
+
+
+@lru_cache(maxsize=1024)
+def _passes(name: str) -> bool:
+    return _PASSED.fullmatch(name) is not None
 
 
 def _visible_devices(gpus: str) -> dict[str, str]:

@@ -85,7 +85,7 @@ class Engine:
         self._in_line: Mapping[str, str] = {}
         self._lock = threading.Lock()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
-        self._kept: OrderedDict[str, Outcome] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Job, Outcome]] = OrderedDict()
         self._assets = assets_folder(settings, owner)
 
     @classmethod
@@ -111,7 +111,7 @@ class Engine:
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:
         """Store a job and queue it; returns once it is stored. From any thread but the loop's."""
         self._admission.reserve()
-        assets = AssetFolder(self._assets / job.id, max_bytes=job.request.max_transfer_bytes)
+        assets = AssetFolder(self._assets, job.id, max_bytes=job.request.max_transfer_bytes)
         live = _Live(self, job, parcel, runner, assets)
         with self._lock:
             if job.id in self._live:
@@ -119,18 +119,19 @@ class Engine:
                 raise JobExists(job.id)
             self._live[job.id] = live
         failure: list[Exception] = []
-        stored = threading.Event()
+        stored = threading.Lock()
+        stored.acquire()
 
         def settled(change: Change, error: Exception | None) -> None:
             if error is None:
                 self.loop.post(self._queue, live, change)
             else:
                 failure.append(error)
-            stored.set()
+            stored.release()
 
         first = live.supervision.first_change()
         self.ledger.put(first, settled, patient=False)
-        stored.wait()
+        stored.acquire()
         if failure:
             self._admission.give_up()
             with self._lock:
@@ -155,9 +156,12 @@ class Engine:
         return self._unstored.get(job_id) if live is None else live.committed
 
     def wait(self, job_id: str, timeout: float | None) -> Job | None:
-        """A live job once it has ended and everyone has heard of it; `None` when it isn't live here, or not in time."""
+        """A job once it has ended and everyone has heard of it; `None` when it is none of here, or not in time."""
         live = self._live.get(job_id)
-        return live.committed if live is not None and live.ended.wait(timeout) else None
+        if live is not None:
+            return live.committed if live.ended.wait(timeout) else None
+        kept = self._kept.get(job_id)
+        return None if kept is None else kept[0]
 
     def outcome(self, job_id: str) -> Outcome:
         """The values of a job of this manager; empty when they are forgotten."""
@@ -245,10 +249,13 @@ class Engine:
     def _end(self, live: _Live, job: Job) -> None:
         with self._lock:
             self._live.pop(job.id, None)
-        self._kept[job.id] = live.supervision.outcome
+        self._kept[job.id] = job, live.supervision.outcome
         while len(self._kept) > _REMEMBERED_OUTCOMES:
             self._kept.popitem(last=False)
-        self.loop.post(live.ended.set)
+        if live.feed.heard:  # those who listen hear of it before those who wait
+            self.loop.post(live.ended.set)
+        else:
+            live.ended.set()
 
     def close(self) -> None:
         """Stop every job, wait for their ends as long as they can end, and give all back."""

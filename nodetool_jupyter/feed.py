@@ -52,12 +52,19 @@ class Feed:
         self._characters = 0
         self._subscriptions: list[Subscription] = []
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._subscriptions)
+
     def publish(self, events: Sequence[AnyEvent]) -> None:
         """Tell everyone. A listener that raises is reported by the loop and harms nobody else."""
         if not events:
             return
         self.seq = events[-1].seq
         self._remember(events)
+        if not self._subscriptions:
+            return
         self._subscriptions = [each for each in self._subscriptions if each.active]
         loop = asyncio.get_running_loop()
         for subscription in self._subscriptions:

@@ -28,7 +28,7 @@ class JobStatus(StrEnum):
     @property
     def final(self) -> bool:
         """Whether nothing follows."""
-        return not TRANSITIONS[self]
+        return self in _FINAL
 
 
 _S = JobStatus
@@ -43,6 +43,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),
 }
+_FINAL = tuple(status for status, following in TRANSITIONS.items() if not following)
 
 
 class Reason(StrEnum):
@@ -88,10 +89,12 @@ class ResourceLimits(Struct, frozen=True, forbid_unknown_fields=True):
 
     def asked(self) -> dict[str, float]:
         """The limits that are set, by field name."""
-        values = {name: getattr(self, name) for name in LIMIT_NAMES}
-        return {name: value for name, value in values.items() if value is not None}
+        if self == _NO_LIMITS:
+            return {}
+        return {name: value for name in LIMIT_NAMES if (value := getattr(self, name)) is not None}
 
 
+_NO_LIMITS = ResourceLimits()
 LIMIT_NAMES = tuple(name for name in ResourceLimits.__struct_fields__ if name != "best_effort")
 
 

@@ -26,12 +26,14 @@ from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
 _log = logging.getLogger(__name__)
-_MOST_UNSETTLED = 4
+_MOST_HELD = 4
+_STATUS_SECONDS = 0.002
 _UNTRUSTED_EVENTS = 10_000
 _SMALL_VALUE_BYTES = 64 << 10
 _PLAIN_TYPES = (str, int, float, bool)
 _PLAIN_CHARACTERS = 1_000
 _SHOWN = frozenset[type](get_args(Shown))
+_STARTS = (JobStatus.STARTING, JobStatus.RUNNING)
 _AFTER_THE_END = (ev.Stream, ev.LogUpdate, ev.UsageUpdate)
 
 
@@ -62,7 +64,7 @@ class Supervision:
         self._record = record
         self._assets = assets
         self._worker: Worker | None = None
-        self._held: Mapping[str, str] = {}
+        self._limits_held: Mapping[str, str] = {}
         self._terminal: Returned | Raised | None = None
         self._early: list[Value] = []
         self._stopped: StopCause | None = None
@@ -76,9 +78,10 @@ class Supervision:
         self._log = KeptLog(job.request.max_log_bytes, max_events=_UNTRUSTED_EVENTS if untrusted else None)
         self._unwritten: list[ev.AnyEvent] = []
         self._written_version = job.version
-        self._flushing = False
+        self._flushing: asyncio.Handle | None = None
         self._unsettled = 0
-        self._settled = anyio.Event()
+        self._held = 0
+        self._settled = asyncio.Event()
 
     def first_change(self) -> Change:
         """The change that makes the job known, with its first event; before anything else."""
@@ -152,7 +155,7 @@ class Supervision:
                 self._terminal,
                 exit_event,
                 limits=self.job.request.limits,
-                held=self._held,
+                held=self._limits_held,
                 stopped=None if self._too_late and self._proven(exit_event) else self._stopped,
                 complaint=self._complaint,
             )
@@ -175,7 +178,7 @@ class Supervision:
         for value in self._early:
             worker.feed(value)
         isolation = worker.isolation()
-        self._held = isolation.held
+        self._limits_held = isolation.held
         if self.job.status is JobStatus.STARTING:
             self._change(JobStatus.RUNNING, before=[isolation])
         else:  # the stop came too late to keep it from starting
@@ -195,7 +198,9 @@ class Supervision:
         try:
             async for reports in worker.reports():
                 self._take(self._screen(reports))
-                while self._unsettled >= _MOST_UNSETTLED:
+                self._held += 1
+                while self._unsettled and self._held >= _MOST_HELD:
+                    self._settled.clear()
                     await self._settled.wait()
         except ProtocolError as error:
             self.stop(StopCause.PROTOCOL, f"{error} [NT-R02]", 0.1)
@@ -293,24 +298,45 @@ class Supervision:
         self._commit(job, [update])
 
     def _commit(self, job: Job, events: Sequence[ev.AnyEvent]) -> None:
-        """Number the events and put them on record with the next flush: what happens at once is stored at once."""
+        """Number the events and put them on record with the next flush: what happens at once is stored at once.
+
+        A start that nothing was heard of yet waits a moment for it, so that a short job is stored in two steps.
+        """
         now = time.time()
         if self._redaction is not None:
             events = self._redaction(events)
         self._unwritten += ev.stamped(events, job.id, job.last_seq + 1, now)
+        starts = job.status is not self.job.status and job.status in _STARTS
         self.job = msgspec.structs.replace(job, last_seq=job.last_seq + len(events))
         if job.status.final:
             self._flush()
-        elif not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        elif not starts:
+            self._flush_within(0.0)
+        elif self._flushing is None:
+            self._flush_within(_STATUS_SECONDS)
+
+    def _flush_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(self._flushing, asyncio.TimerHandle) and not seconds:
+            self._flushing.cancel()
+            self._flushing = None
+        if self._flushing is None:
+            self._flushing = loop.call_later(seconds, self._flush_soon) if seconds else loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        """Write what is there, or leave it to the end of the write that is under way."""
+        self._flushing = None
+        if not self._unsettled:
+            self._flush()
 
     def _flush(self) -> None:
-        self._flushing = False
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
         if not self._unwritten:
             return
         change = Change(self.job, self._written_version, tuple(self._unwritten))
-        self._unwritten, self._written_version = [], self.job.version
+        self._unwritten, self._written_version, self._held = [], self.job.version, 0
         self._unsettled += 1
         self._record.put(change, self._one_settled)
 
@@ -318,8 +344,9 @@ class Supervision:
         if error is not None:
             self.stop(StopCause.STORAGE, str(error))
         self._unsettled -= 1
+        if not self._unsettled and self._flushing is None:
+            self._flush()
         self._settled.set()
-        self._settled = anyio.Event()
 
 
 def _output(value: Value) -> ev.OutputUpdate:

@@ -35,7 +35,7 @@ def a_disk_that_takes(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> AssetFolder:
-    return AssetFolder(tmp_path / "assets" / "job", max_bytes=1000)
+    return AssetFolder(tmp_path / "assets", "job", max_bytes=1000)
 
 
 def test_a_file_comes_in_pieces_and_is_private(folder: AssetFolder) -> None:

@@ -74,6 +74,7 @@ class Outflow:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._waiting: deque[memoryview] = deque()
+        self._watched = False
         self._loop = asyncio.get_running_loop()
 
     def send(self, buffers: Sequence[wire.Buffer]) -> None:
@@ -86,7 +87,15 @@ class Outflow:
     def close(self) -> None:
         """Write nothing more."""
         self._waiting.clear()
-        self._loop.remove_writer(self._channel)
+        self._watch(False)
+
+    def _watch(self, wanted: bool) -> None:
+        """Be called when the job reads on; to ask for the end of what was not asked for takes long."""
+        if wanted and not self._watched:
+            self._loop.add_writer(self._channel, self._write)
+        elif self._watched and not wanted:
+            self._loop.remove_writer(self._channel)
+        self._watched = wanted
 
     def _write(self) -> None:
         try:
@@ -97,11 +106,11 @@ class Outflow:
                 else:
                     self._waiting[0] = self._waiting[0][sent:]
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            self._loop.add_writer(self._channel, self._write)
+            self._watch(True)
             return
         except OSError:
             self._waiting.clear()
-        self._loop.remove_writer(self._channel)
+        self._watch(False)
 
 
 class Text:
@@ -132,7 +141,9 @@ class Inflow:
         self._parser = wire.Parser(max_body_bytes=max_body_bytes)
         self._grace_seconds = grace_seconds
         self._open = [*streams.pipes, streams.channel.fileno()]
-        self._ready: list[int] = []
+        self._got: dict[int, bytes] = {}
+        self._idle: list[int] = []
+        self._wanted = False
         self._wake = asyncio.Event()
         self._usage: UsageUpdate | None = None
         self._no_writer = False
@@ -158,11 +169,10 @@ class Inflow:
     async def batches(self) -> AsyncIterator[list[Report]]:
         """What the job reports, until nothing can come any more. Raises `ProtocolError`."""
         try:
-            for descriptor in self._open:
-                self._arm(descriptor)
+            self._idle = list(self._open)
             while not self._over():
                 await self._woken()
-                batch = self._take_ready()
+                batch = self._take_got()
                 if batch:
                     yield batch
             while self._no_writer and self._open:
@@ -185,23 +195,27 @@ class Inflow:
 
     async def _woken(self) -> None:
         """Wait for something to read, after the work's end no longer than it may still take."""
-        self._quiet = False
-        timeout = None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+        self._quiet, self._wanted = False, True
+        idle, self._idle = self._idle, []
+        for descriptor in idle:
+            self._loop.add_reader(descriptor, self._one_ready, descriptor)
         try:
-            async with asyncio.timeout(timeout):
+            if self._until == math.inf:
                 await self._wake.wait()
+            else:
+                async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                    await self._wake.wait()
         except TimeoutError:
             self._quiet = not self._wake.is_set()
         self._wake.clear()
+        self._wanted = False
 
-    def _take_ready(self) -> list[Report]:
-        """One read from each that has something, pipes first: what was printed comes before the result."""
-        ready, self._ready = sorted(self._ready, key=self._open.index), []
+    def _take_got(self) -> list[Report]:
+        """What was read from each, pipes first: what was printed comes before the result."""
+        got, self._got = self._got, {}
         batch: list[Report] = []
-        for descriptor in ready:
-            batch += self._read(descriptor)
-            if descriptor in self._open:
-                self._arm(descriptor)
+        for descriptor in sorted(got, key=self._open.index):
+            batch += self._reports(descriptor, got[descriptor])
         if usage := self.take_usage():
             batch.append(usage)
         return batch
@@ -210,19 +224,10 @@ class Inflow:
         """One more read from each; whoever has nothing now is at its end."""
         batch: list[Report] = []
         for descriptor in list(self._open):
-            got = self._read(descriptor, last=True)
-            batch += got
+            batch += self._reports(descriptor, _read(descriptor) or b"")
         return batch
 
-    def _read(self, descriptor: int, *, last: bool = False) -> list[Report]:
-        try:
-            data = os.read(descriptor, _CHUNK)
-        except BlockingIOError:
-            if not last:
-                return []
-            data = b""
-        except OSError:  # the job died with data of ours unread
-            data = b""
+    def _reports(self, descriptor: int, data: bytes) -> list[Report]:
         text = self._texts.get(descriptor)
         if not data:
             self._finish(descriptor)
@@ -243,16 +248,30 @@ class Inflow:
     def _end_within(self, seconds: float) -> None:
         self._until = min(self._until, time.monotonic() + seconds)
 
-    def _arm(self, descriptor: int) -> None:
-        self._loop.add_reader(descriptor, self._one_ready, descriptor)
-
     def _one_ready(self, descriptor: int) -> None:
-        self._loop.remove_reader(descriptor)
-        self._ready.append(descriptor)
-        self._wake.set()
+        """Read once for a consumer that waits. While it is busy look no more: the loop would call again and again."""
+        if not self._wanted or descriptor in self._got:
+            self._loop.remove_reader(descriptor)
+            self._idle.append(descriptor)
+        elif (data := _read(descriptor)) is not None:
+            self._got[descriptor] = data
+            self._wake.set()
 
     def _finish(self, descriptor: int) -> None:
         self._open.remove(descriptor)
-        self._loop.remove_reader(descriptor)
+        if descriptor in self._idle:
+            self._idle.remove(descriptor)
+        else:
+            self._loop.remove_reader(descriptor)
         if descriptor in self._texts:
             os.close(descriptor)
+
+
+def _read(descriptor: int) -> bytes | None:
+    """What is there: nothing at the end, `None` where there may be more to come."""
+    try:
+        return os.read(descriptor, _CHUNK)
+    except BlockingIOError:
+        return None
+    except OSError:  # the job died with data of ours unread
+        return b""

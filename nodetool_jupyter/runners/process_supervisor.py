@@ -55,6 +55,7 @@ class SupervisorLink:
         self.lost = False
         self._control = Control(mine)
         self._watched: dict[str, Watched] = {}
+        self._waits = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(mine, self._hear)
 
@@ -110,10 +111,12 @@ class SupervisorLink:
 
     def _flush(self) -> None:
         self._control.flush()
-        if self._control.unsent:
+        waits = self._control.unsent > 0
+        if waits and not self._waits:
             self._loop.add_writer(self._control.socket, self._writable)
-        else:
+        elif self._waits and not waits:
             self._loop.remove_writer(self._control.socket)
+        self._waits = waits
 
     def _writable(self) -> None:
         try:

@@ -57,10 +57,10 @@ class ProcessWorker:
         self._inflow = Inflow(streams, max_body_bytes=job.request.max_transfer_bytes, grace_seconds=grace)
         self._outflow = Outflow(self._channel)
         self._started: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        self._ended = anyio.Event()
-        self._drained = anyio.Event()
+        self._ended = asyncio.Event()
+        self._drained = asyncio.Event()
         self._drained.set()
-        self._sweeping = anyio.Lock()
+        self._sweeping = asyncio.Lock()
         self._lost = self._swept = False
         self._receipt: Mapping[str, Any] | None = None
         self._isolation = Isolation(runner="subprocess", profile=job.request.profile.value)
@@ -94,7 +94,7 @@ class ProcessWorker:
 
     async def reports(self) -> AsyncIterator[Sequence[Report]]:
         """What comes on the channel and the pipes, and what the supervisor measures."""
-        self._drained = anyio.Event()
+        self._drained.clear()
         self._link.want_usage(self._job.id)
         try:
             async for batch in self._inflow.batches():
@@ -140,10 +140,17 @@ class ProcessWorker:
         self._inflow.close()
         self._outflow.close()
         self._channel.close()
+        if _is_empty(self._folder):  # nobody is left who could change that, and nobody waits for a file system
+            asyncio.get_running_loop().call_soon(self._remove_folder)
+        else:
+            await anyio.to_thread.run_sync(folders.remove, self._folder)
+            self._link.forget(self._job.id, self._folder)
+
+    def _remove_folder(self) -> None:
         try:
             os.rmdir(self._folder)
         except OSError:
-            await anyio.to_thread.run_sync(folders.remove, self._folder)
+            folders.remove(self._folder)
         self._link.forget(self._job.id, self._folder)
 
     def heard(self, message: Mapping[str, Any]) -> None:
@@ -181,6 +188,14 @@ class ProcessWorker:
                 processes=message["processes"],
             )
         )
+
+
+def _is_empty(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _sweep(job: str) -> None:

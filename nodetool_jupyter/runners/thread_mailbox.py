@@ -108,6 +108,7 @@ class Mailbox:
             if taken:
                 yield _joined(taken)
             elif closed:
+                self._on_end()
                 return
             else:
                 await self._news.wait()

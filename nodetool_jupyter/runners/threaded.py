@@ -59,6 +59,8 @@ class ThreadedRunner:
         missing = request.limits.asked().keys() - _HELD.keys()
         if missing and not request.limits.best_effort:
             raise LimitNotHeld(missing, self.name, "Use --runner subprocess")
+        if not (request.env or request.secrets or request.python or request.fresh or request.cwd):
+            return
         asked = {
             "-e": sorted(request.env),
             "--secret": list(request.secrets),

@@ -9,7 +9,8 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from . import tree
@@ -103,8 +104,13 @@ def _can_make(folder: str) -> bool:
 
 def _maker() -> str:
     """Who makes a group: process namespace, number and start, so that a later one can clear up."""
-    me = tree.look(os.getpid())
-    return f"{os.stat('/proc/self/ns/pid').st_ino}-{os.getpid()}-{me.start if me else 0}"
+    return _made_by(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _made_by(pid: int) -> str:
+    me = tree.look(pid)
+    return f"{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{me.start if me else 0}"
 
 
 def mechanisms(hierarchies: list[Hierarchy]) -> dict[str, str]:
@@ -167,6 +173,11 @@ class Group:
                 held[limit] = f"cgroup v{version} {controller}"
         return held
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where it is, one for each hierarchy."""
+        return tuple(self._folders)
+
     def attach(self, pid: int) -> bool:
         """Move a process in; children that it has later follow. Takes the kernel some 10 ms."""
         try:
@@ -177,8 +188,7 @@ class Group:
 
     def join(self, pid: int) -> None:
         """Move a process in. Raises `OSError` where that can't be done."""
-        for folder in self._folders:
-            _write(f"{folder}/cgroup.procs", str(pid))
+        join(self._folders, pid)
 
     def members(self) -> set[int]:
         """Processes that are in the group now."""
@@ -200,10 +210,16 @@ class Group:
         version, folder = self._at["memory"]
         used = _number(f"{folder}/{'memory.current' if version == 2 else 'memory.usage_in_bytes'}")
         droppable = _counter(f"{folder}/memory.stat", "inactive_file" if version == 2 else "total_inactive_file")
+        return Usage(max(0, used - droppable), self.cpu_seconds())
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the members have used, those that are gone too; 0 without accounting."""
+        if "cpuacct" not in self._at:
+            return 0.0
         version, folder = self._at["cpuacct"]
         if version == 2:
-            return Usage(max(0, used - droppable), _counter(f"{folder}/cpu.stat", "usage_usec") / 1e6)
-        return Usage(max(0, used - droppable), _number(f"{folder}/cpuacct.usage") / 1e9)
+            return _counter(f"{folder}/cpu.stat", "usage_usec") / 1e6
+        return _number(f"{folder}/cpuacct.usage") / 1e9
 
     def evidence(self) -> Evidence:
         """What the kernel counted."""
@@ -229,6 +245,12 @@ class Group:
         return True
 
 
+def join(folders: Iterable[str], pid: int) -> None:
+    """Move a process into groups. Raises `OSError` where that can't be done."""
+    for folder in folders:
+        _write(f"{folder}/cgroup.procs", str(pid))
+
+
 def _settings(limit: str, version: int, value: float) -> list[tuple[str, str]]:
     """Files and what to write; a name with ? is left out where the kernel lacks it."""
     whole = str(int(value))
@@ -250,15 +272,17 @@ def _members(folder: str) -> set[int]:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read()
+        return tree.read(path).decode()
     except OSError:
         return ""
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _number(path: str) -> int:

@@ -36,6 +36,7 @@ _TERMINATED = 128 + signal.SIGTERM
 _ORPHAN_SECONDS = 1.0
 _HIGH = 62
 _LIBRARY = [folder for folder in sys.path if folder]
+_REHEARSED_BYTES = 1 << 10
 
 
 class _Place:
@@ -44,6 +45,12 @@ class _Place:
     bundle = staticmethod(display.bundle)
     flush_figures = staticmethod(figures.flush)
     run_async = staticmethod(run_on_a_loop)
+
+
+class _Rehearsal(_Place):
+    """A place without figures: to ask for them has matplotlib choose a backend, which is for the job to do."""
+
+    flush_figures = staticmethod(lambda: None)
 
 
 def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
@@ -144,14 +151,41 @@ def _take_surroundings(run: Report) -> None:
     if run["sys_path"] is not None:
         sys.path[:] = run["sys_path"]
     os.environ.update({**run["environ"], **run["secrets"]})
+    prepare()
+    figures.install()
+
+
+_prepared = False
+
+
+def prepare() -> None:
+    """What libraries find in every job, whichever it is; a warm parent has done it already."""
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
     builtins.input = refuse_input
     when_imported("getpass", lambda module: setattr(module, "getpass", refuse_input))
     debugger.install()
     when_imported("subprocess", _let_children_boot_normally)
     shell.install()
-    figures.install()
     progress.install()
     logs.install()
+
+
+def rehearse() -> None:
+    """Do what a job does, on a channel that nobody reads: in a forked process the first time takes longest."""
+    from .channel import Channel
+
+    read_end, write_end = os.pipe()
+    channel = Channel(write_end)
+    inside = Inside(channel, Packer(_REHEARSED_BYTES, pickles=True, by_value=True), max_bytes=_REHEARSED_BYTES)
+    try:
+        run_cell(Cell("1 + 1", "<warm>"), {}, outputs=(), inside=inside, place=_Rehearsal())
+        channel.emit({"type": "returned"})
+    finally:
+        channel.close()
+        os.close(read_end)
 
 
 def refuse_input(*_: object, **__: object) -> NoReturn:

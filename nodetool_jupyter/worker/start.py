@@ -15,7 +15,7 @@ from . import HELD_SIGNALS
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_OOM_SCORE = "800"
+_OOM_SCORE = b"800"
 _IGNORED_HERE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -139,7 +139,8 @@ def _limit(order: Mapping[str, Any]) -> None:
     if order.get("nice"):
         os.nice(order["nice"])
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(_OOM_SCORE)
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(descriptor, _OOM_SCORE)
+        os.close(descriptor)
     except OSError:
         pass  # a sandbox without /proc: the kernel's own choice stays

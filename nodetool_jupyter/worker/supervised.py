@@ -219,8 +219,7 @@ class Supervised:
 
     def _tidy(self, now: float) -> None:
         if self.group:
-            used = self.group.usage()
-            self._cpu_seconds = max(self._cpu_seconds, used.cpu_seconds if used else 0)
+            self._cpu_seconds = max(self._cpu_seconds, self.group.cpu_seconds())
             self._evidence = self.group.evidence()
             if not self.group.remove() and now < self._nobody_since + STRAYS_SECONDS:
                 self._next_look = now + _RETRY_SECONDS

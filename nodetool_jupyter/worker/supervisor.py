@@ -81,12 +81,15 @@ class Supervisor:
 
     def _turn(self) -> None:
         due = min((each.due() for each in self._census.jobs.values()), default=math.inf)
+        due = min(due, self._warm.due() if self._warm else math.inf)
         timeout = max(0.0, min(due - time.monotonic(), 1.0 if self._polls_owner else math.inf))
         for key, _ in self._selector.select(timeout if timeout < math.inf else None):
             key.data()
         if self._polls_owner and os.getppid() != self._owner:
             self._orphaned()
         self._reap()
+        for order, descriptors in self._warm.ready() if self._warm else ():
+            self._spawn(order, descriptors, self._warm)
         if self._empty:
             self._empty = [group for group in self._empty if not group.remove()]
         for supervised in list(self._census.jobs.values()):
@@ -128,16 +131,20 @@ class Supervisor:
         assert self._control
         descriptors = self._control.take(4 if order.get("enclosed") else 3)
         self._folders.add(order["folder"])
-        refusal = {"op": "not_started", "job": order["job"], "step": "start"}
         if descriptors is None:
-            self._say({**refusal, "errno": errno.EMFILE})
+            self._say({"op": "not_started", "job": order["job"], "step": "start", "errno": errno.EMFILE})
             return
         warm = self._warm if self._warm and self._warm.key == order["warm"] else None
+        if not (warm and warm.keep(order, descriptors)):
+            self._spawn(order, descriptors, warm)
+
+    def _spawn(self, order: dict[str, Any], descriptors: list[int], warm: WarmPool | None) -> None:
+        """Give the job to a child that waits, or else to a new process. Closes the descriptors."""
         try:
             handed = warm.hand_out(order, descriptors) if warm else None
             started = handed or self._start(order, descriptors)
         except OSError as error:
-            self._say({**refusal, "errno": error.errno})
+            self._say({"op": "not_started", "job": order["job"], "step": "start", "errno": error.errno})
             return
         finally:
             for descriptor in descriptors:
@@ -167,7 +174,10 @@ class Supervisor:
         self._census.apart.add(pool.session)
 
         def hear() -> None:
-            if not pool.hear() and pool is self._warm:  # a new one may have come in the same turn
+            alive = pool.hear()
+            for kept, descriptors in pool.ready():
+                self._spawn(kept, descriptors, pool)
+            if not alive and pool is self._warm:  # a new one may have come in the same turn
                 self._cool()
                 self._warm_again = order if pool.offered else None
 
@@ -177,8 +187,10 @@ class Supervisor:
         pool, self._warm = self._warm, None
         if pool:
             self._selector.unregister(pool.channel)
-            pool.close()
+            kept = pool.close()
             self._empty += pool.empty
+            for order, descriptors in kept:
+                self._spawn(order, descriptors, None)
 
     def _watch_start(self, order: dict[str, Any], handed: Handed, *, warm: bool) -> None:
         """Put the new process under its limits while it boots, and wait until it is the job's."""
@@ -212,6 +224,8 @@ class Supervisor:
         supervised = self._census.jobs.get(message["job"])
         if supervised:
             supervised.stop(message["grace"], time.monotonic())
+        elif self._warm and self._warm.drop(message["job"]):
+            self._say({"op": "not_started", "job": message["job"], "step": "start", "errno": 0})
 
     def _op_usage(self, message: dict[str, Any]) -> None:
         supervised = self._census.jobs.get(message["job"])
@@ -258,6 +272,8 @@ class Supervisor:
         self._selector.unregister(self._control.socket)
         self._control.close()
         self._control = None
+        if self._warm:
+            self._warm.drop()
         if self._heir:
             self._start_heir()
         now = time.monotonic()

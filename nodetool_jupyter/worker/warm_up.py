@@ -36,7 +36,7 @@ def _run_site() -> None:
     attempt_all(site.main)
 
 
-def _touch() -> None:
+def touch() -> None:
     """Do something like a job, whose first steps in a process are slow."""
     import json
 
@@ -56,4 +56,4 @@ def _import_pickles() -> None:
     attempt(__import__, "cloudpickle")
 
 
-_STEPS: tuple[Callable[[], object], ...] = (_touch, _import_much, _import_pickles)
+_STEPS: tuple[Callable[[], object], ...] = (touch, _import_much, _import_pickles)

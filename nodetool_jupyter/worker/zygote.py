@@ -3,8 +3,8 @@
 Single-threaded. Its children are the supervisor's: each is forked twice, so that it is re-parented
 to the reaper. They share its hash seed and nothing else that could be guessed.
 
-    to it      {sys_path modules idle}, then {more}
-    from it    {pid} + the socket on which the waiting child takes its order, and answers `TAKEN`
+    to it      {sys_path modules more}, then {more}: a number for each child, and the groups that it joins
+    from it    {pid number joined} + the socket on which the waiting child takes its order, and answers `TAKEN`
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from . import HELD_SIGNALS, start
+from . import HELD_SIGNALS, cgroups, start
 from .control import PREFIX
+from .execute import attempt_all
 from .tree import JOB_VARIABLE, NO_JOB
+from .warm_up import touch
 
 TAKEN = b"+"
 OWN = ("process", "display", "execute", "tracebacks", "values", "transfer", "pickled", "channel", "progress", "logs")
 ALWAYS = ("cloudpickle", "linecache", "traceback", "IPython.core.interactiveshell", "IPython.display")
 _PROBE_SECONDS = 60
+_getenv = ctypes.CDLL(None).getenv
+_getenv.restype = ctypes.c_void_p
 
 
 def serve(channel: int) -> None:
@@ -39,12 +43,10 @@ def serve(channel: int) -> None:
     if order is None:
         return
     _get_warm(order["sys_path"], order["modules"])
-    wanted = order["idle"]
-    while wanted is not None:
-        for _ in range(wanted):
-            _fork_idle(control)
-        message = _receive(control)
-        wanted = message["more"] if message else None
+    while order is not None:
+        for number, groups in order["more"]:
+            _fork_idle(control, number, groups)
+        order = _receive(control)
 
 
 def _get_warm(sys_path: Sequence[str], modules: Sequence[str]) -> None:
@@ -54,10 +56,11 @@ def _get_warm(sys_path: Sequence[str], modules: Sequence[str]) -> None:
     sys.path[:] = sys_path
     for name in OWN:
         import_module(f"{__package__}.{name}")
-    from .process import note_files
+    from .process import note_files, prepare
 
     for name in _importable([*ALWAYS, *(name for name in modules if _is_installed(name))]):
         import_module(name)
+    prepare()
     compile("1", "<warm>", "exec")
     gc.collect()
     note_files()
@@ -112,37 +115,44 @@ def _probe(names: Sequence[str], answers: int) -> None:
         os._exit(0)
 
 
-def _fork_idle(control: socket.socket) -> None:
-    mine, theirs = socket.socketpair()
-    read_end, write_end = os.pipe()
+def _fork_idle(control: socket.socket, number: int, groups: Sequence[str]) -> None:
+    """Have a child that offers itself; raises `OSError` when there can't be one."""
     between = os.fork()
     if between == 0:
-        pid = os.fork()
-        if pid == 0:
-            os.close(read_end)
-            os.close(write_end)
-            mine.close()
-            control.close()
-            _wait_for_order(theirs)
-        os.write(write_end, str(pid).encode())
-        os._exit(0)
-    os.close(write_end)
-    theirs.close()
-    os.waitpid(between, 0)
-    pid = int(os.read(read_end, 32))
-    os.close(read_end)
-    data = json.dumps({"pid": pid}).encode()
-    with mine:
-        socket.send_fds(control, [PREFIX.pack(len(data)) + data], [mine.fileno()])
+        try:
+            if os.fork() == 0:
+                _wait_for_order(_offer(control, number, groups))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(between, 0)[1]:
+        raise ChildProcessError("no child could be forked")
+
+
+def _offer(control: socket.socket, number: int, groups: Sequence[str]) -> socket.socket:
+    """Join the groups, which keeps the kernel busy for milliseconds, and tell the supervisor where orders are taken."""
+    orders, theirs = socket.socketpair()
+    try:
+        cgroups.join(groups, os.getpid())
+        joined = True
+    except OSError:
+        joined = False
+    data = json.dumps({"pid": os.getpid(), "number": number, "joined": joined}).encode()
+    with control, theirs:
+        socket.send_fds(control, [PREFIX.pack(len(data)) + data], [theirs.fileno()])
+    return orders
 
 
 def _wait_for_order(orders: socket.socket) -> None:
     """Wait; become the job's process; run it. Never returns."""
     from .main import main
+    from .process import rehearse
 
     descriptors: list[int] = []
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
+        touch()
+        attempt_all(rehearse)
         order = _receive(orders, descriptors)
         if order is None or len(descriptors) != 3:
             os._exit(0)
@@ -157,17 +167,17 @@ def _wait_for_order(orders: socket.socket) -> None:
 
 def _tell_whose_it_is(job: str) -> None:
     """Write the job's id where `/proc` shows it for this process and those it forks, as for one that was executed."""
-    find = ctypes.CDLL(None).getenv
-    find.restype = ctypes.c_void_p
-    place, name = find(JOB_VARIABLE.encode()), os.fsencode(job)
+    place, name = _getenv(JOB_VARIABLE.encode()), os.fsencode(job)
     if place and len(name) <= len(NO_JOB):
         ctypes.memmove(place, name.ljust(len(NO_JOB), b"\0"), len(NO_JOB))
 
 
 def _renew(environ: dict[str, str]) -> None:
     del sys.argv[1:]
-    os.environ.clear()
-    os.environ.update(environ)
+    now = dict(os.environ)
+    for name in now.keys() - environ.keys():
+        del os.environ[name]
+    os.environ.update(environ.items() - now.items())
     gc.enable()
     random = sys.modules.get("numpy.random")
     if random is not None:

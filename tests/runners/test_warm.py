@@ -15,6 +15,7 @@ import anyio.lowlevel
 import psutil
 import pytest
 
+from nodetool_jupyter.events import Display
 from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.jobs import ResourceLimits
 from nodetool_jupyter.runners.base import Worker
@@ -88,6 +89,60 @@ def test_each_interpreter_is_used_once_and_has_its_own_random_numbers(plain: Pla
         assert len(set(seen)) == 4
 
 
+def test_jobs_for_which_no_interpreter_waits_get_the_next_that_is_forked(place: Place) -> None:
+    async def several(runner: SubprocessRunner) -> list[str]:
+        await warm(place, runner)
+        found: list[str] = []
+
+        async def one() -> None:
+            found.append(await started(place, runner))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(one)
+        return found
+
+    assert session(place, several) == [FORKED] * 6
+
+
+async def until_none_waits(place: Place, runner: SubprocessRunner) -> psutil.Process:
+    """The warm parent, suspended, when each interpreter that it had forked was used."""
+    await warm(place, runner)
+    [link] = runner._links
+    parent = next(child for child in psutil.Process(link.pid).children() if os.getsid(child.pid) == child.pid)
+    parent.suspend()
+    while sum(os.getsid(child.pid) == parent.pid for child in psutil.Process(link.pid).children()) > 1:
+        await place.drive(runner, "1")
+    return parent
+
+
+def test_a_job_that_waits_for_an_interpreter_can_be_called_off(plain: Place) -> None:
+    async def call_off(runner: SubprocessRunner) -> None:
+        await until_none_waits(plain, runner)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await plain.drive(runner, "1")
+
+    session(plain, call_off)
+
+
+def test_a_job_that_waits_for_an_interpreter_starts_anew_when_the_warm_parent_dies(plain: Place) -> None:
+    async def die(runner: SubprocessRunner) -> list[str]:
+        parent = await until_none_waits(plain, runner)
+        found: list[str] = []
+
+        async def one() -> None:
+            found.append(await started(plain, runner))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one)
+            await anyio.lowlevel.checkpoint()
+            parent.kill()
+        return found
+
+    assert session(plain, die) == ["new interpreter"]
+
+
 def test_what_jobs_import_is_imported_already_for_later_ones(plain: Place) -> None:
     code = "import sys\nprint('colorsys' in sys.modules)\nimport colorsys"
 
@@ -96,6 +151,17 @@ def test_what_jobs_import_is_imported_already_for_later_ones(plain: Place) -> No
             pass
 
     session(plain, until_known)
+
+
+def test_a_waiting_interpreter_that_has_imported_pyplot_shows_figures(plain: Place) -> None:
+    code = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nNone"
+
+    async def twice(runner: SubprocessRunner) -> Outcome:
+        await plain.drive(runner, code)
+        return await warm(plain, runner, code)
+
+    shown = [report for report in session(plain, twice).reports if isinstance(report, Display)]
+    assert [sorted(report.data) for report in shown] == [["image/png", "text/plain"]]
 
 
 def test_modules_that_people_edit_are_not_imported_ahead(plain: Place, tmp_path: Path) -> None:
