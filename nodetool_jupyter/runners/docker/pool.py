@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class _Coming:
 class StandbyPool:
     """Keeps boxes ready by key. `refill` on the manager's loop, all else from any thread; boxes are made in threads."""
 
-    def __init__(self, executor: ThreadPoolExecutor, close: Callable[[Box], None]) -> None:
+    def __init__(self, executor: Executor, close: Callable[[Box], None]) -> None:
         self._executor = executor
         self._close = close
         self._lock = threading.Lock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -39,6 +39,7 @@ from .pool import StandbyPool
 from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
+from .threads import Threads
 from .users import Users
 from .versions import Finding, look_into
 from .watch import Watch
@@ -74,8 +75,8 @@ class DockerRunner:
         self._labels = dict(labels)
         self._users = Users(self.engine, self._labels)
         self._private = tuple(private)
-        self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
-        self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
+        self._executor = Threads(_STARTS, "nodetool-docker")
+        self._stops = Threads(_STOPS, "nodetool-docker-stop")
         self._pythons = Pythons(self.engine, self._labels, self._stops, self.images.learn)
         self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
         self._idle = IdleStreams(self._drop_dead)
