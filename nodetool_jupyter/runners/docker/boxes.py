@@ -152,7 +152,7 @@ def _shown(value: Any) -> str:
 def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     config = {**spec.config, "Labels": dict(labels)}
     try:
-        return dict(engine.ask(lambda client: client.create_container_from_config(config, name), seconds=LONG_SECONDS))
+        return engine.create(config, name)
     except EngineRefused as error:
         raise _not_started(error, spec) from None
     except EngineUnavailable as error:

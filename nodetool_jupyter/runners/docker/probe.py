@@ -196,7 +196,7 @@ def output_of(
             "LogConfig": LOG,
         },
     }
-    created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
+    created = engine.create(config)["Id"]
     try:
         check_applied(engine, created, config)
         engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)

@@ -81,6 +81,7 @@ class DockerRunner:
         self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
         self._idle = IdleStreams(self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
+        self.engine.before_container = self._heir.announce
         self._slots = count()
         self._gpus = gpus.Gpus(local=bool(self.engine.local_socket))
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"

@@ -70,7 +70,7 @@ class Threads(Executor):
         if future.set_running_or_notify_cancel():
             try:
                 result = call()
-            except BaseException as error:  # noqa: BLE001 - for whoever waits for it, as in any executor
+            except BaseException as error:  # for whoever waits for it, as in any executor
                 future.set_exception(error)
             else:
                 future.set_result(result)
