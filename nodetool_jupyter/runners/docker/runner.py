@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from itertools import count
@@ -37,7 +37,7 @@ from .ladder import UNKILLABLE_SECONDS
 from .mounts import check_workdir, checked_binds, what_lies_at
 from .pool import StandbyPool
 from .probe import Pythons
-from .refusals import check_held, check_request, code_for_another, other_python
+from .refusals import check_held, check_request, code_for_another, must_hold, other_python
 from .spec import ContainerSpec, container_spec, holds, pool_key
 from .threads import Threads
 from .users import Users
@@ -54,7 +54,7 @@ class DockerRunner:
     """Runs each job in a container of its own, on the engine that `DOCKER_HOST` names.
 
     environ: where the engine is found. labels: what tells whose its containers are. standby: keep containers
-    waiting for jobs like those before. private: folders that no container may see.
+    waiting for jobs like those before. private: folders that no container may see. most: containers at once.
     """
 
     name = "docker"
@@ -68,6 +68,7 @@ class DockerRunner:
         labels: Mapping[str, str],
         standby: bool = True,
         private: Sequence[Path] = (),
+        most: float = float("inf"),
     ) -> None:
         self.engine = Engine(environ)
         self.images = Images(self.engine)
@@ -78,13 +79,13 @@ class DockerRunner:
         self._executor = Threads(_STARTS, "nodetool-docker")
         self._stops = Threads(_STOPS, "nodetool-docker-stop")
         self._pythons = Pythons(self.engine, self._labels, self._stops, self.images.learn)
-        self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
-        self._idle = IdleStreams(self._drop_dead)
+        self._pool = StandbyPool(self._executor, lambda it: close_box(self.engine, it), most=most) if standby else None
+        label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
+        self._idle = IdleStreams(self.engine, label=label, ended=self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
         self.engine.before_container = self._heir.announce
         self._slots = count()
         self._gpus = gpus.Gpus(local=bool(self.engine.local_socket))
-        label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
         self._watch = Watch(self.engine, label=label, ended=self._drop_dead)
         self._starting = 0
         self._noted: set[str] = set()
@@ -145,11 +146,16 @@ class DockerRunner:
 
     def reserve(self, job: Job) -> bool:
         """See `Reserver.reserve`: the GPUs that no other job may have."""
-        return self._gpus.reserve(job.id, job.request.container)
+        may = self._gpus.reserve(job.id, job.request.container)
+        if may and self._pool is not None:
+            self._pool.job_begins(job.id)
+        return may
 
     def unreserve(self, job_id: str) -> None:
         """See `Reserver.unreserve`."""
         self._gpus.unreserve(job_id)
+        if self._pool is not None:
+            self._pool.job_ends(job_id)
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
         """See `Runner.launch`."""
@@ -208,7 +214,7 @@ class DockerRunner:
             ahead = self._maker(job.request, started.spec)
 
             def make(stop: CallOff) -> Box:
-                return self._idle.watch(ahead(stop), loop)
+                return self._idle.watch(lambda: ahead(stop), loop)
 
             loop.call_later(_REFILL_AFTER_SECONDS, self._refill, started.key, make)
         return started
@@ -259,8 +265,8 @@ class DockerRunner:
                 spec = self._spec(job, image, leases, stop, built=built)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
-                waiting = self._pool.take(key, stop) if self._pool is not None and not request.fresh else None
-                asked = _asked(request)
+                waiting = self._pool.take("" if request.fresh else key, stop) if self._pool is not None else None
+                asked = must_hold(request)
                 box = (
                     hand_out(self.engine, waiting, spec, profile=request.profile, asked=asked)
                     if waiting is not None
@@ -308,7 +314,7 @@ class DockerRunner:
             name=f"nodetool-{self._labels[leftovers.OWNER_LABEL]}-{slot}",
             labels={**self._labels, "nodetool.slot": slot},
             profile=request.profile,
-            asked=_asked(request),
+            asked=must_hold(request),
             stop=stop,
         )
 
@@ -337,9 +343,9 @@ class DockerRunner:
         except (EngineUnavailable, EngineRefused) as error:
             return Swept(left=(str(error),))
 
-    def _drop_dead(self) -> None:
+    def _drop_dead(self, touched: Collection[str] = ()) -> None:
         if self._pool is not None:
-            self._pool.drop_dead()
+            self._pool.drop_dead(touched)
 
     async def close(self) -> None:
         """See `Runner.close`."""
@@ -383,10 +389,6 @@ class _Started(NamedTuple):
     image: Image
     watched: int
     leases: ExitStack
-
-
-def _asked(request: JobRequest) -> frozenset[str]:
-    return frozenset() if request.limits.best_effort else frozenset(request.limits.asked())
 
 
 def _run(job: Job, parcel: Parcel, box: Box) -> list[wire.Buffer]:
