@@ -11,7 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anyio
 import anyio.to_thread
 import msgspec
 
@@ -316,6 +315,7 @@ class DockerRunner:
             profile=request.profile,
             asked=must_hold(request),
             stop=stop,
+            wall_seconds=request.limits.wall_seconds,
         )
 
     def _ensured_network(self, network: str) -> str:
