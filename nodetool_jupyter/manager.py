@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -233,11 +233,14 @@ class JobExecutionManager:
 
     def events(self, job_id: str, after: int = 0) -> list[AnyEvent]:
         """Every stored event with a `seq` above `after`, in order."""
-        found: list[AnyEvent] = []
+        return list(self.stored_events(job_id, after))
+
+    def stored_events(self, job_id: str, after: int = 0) -> Iterator[AnyEvent]:
+        """The same one by one, a page of the store at a time: a log may be larger than what fits into memory."""
         store = self.store
-        while page := store.read(job_id, after=found[-1].seq if found else after):
-            found += page
-        return found
+        while page := store.read(job_id, after=after):
+            yield from page
+            after = page[-1].seq
 
     def subscribe(self, job_id: str, listener: Listener, *, after: int = 0) -> Callable[[], None]:
         """Tell `listener` of every event above `after`: the stored ones, then live, no gap, no repeat.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(point: Path, *, leave: int = 0) -> None:
-    """Take the room of a disk, but for so many bytes."""
-    room = os.statvfs(point)
-    with (point / "filler").open("ab") as file:
-        os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - leave)
+    """Take the room of a disk, but for so many bytes, whoever else writes there meanwhile."""
+    with (point / "filler").open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    os.truncate(point / "filler", os.path.getsize(point / "filler") - leave)

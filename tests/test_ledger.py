@@ -104,8 +104,8 @@ def test_a_patient_change_waits_until_the_store_takes_it_again(ledger: Ledger, s
     assert settled.results == []
     store.failing = False
     assert settled.wait() == [("a", None)]
+    ledger.close()  # whose thread knows that nothing waits a step later
     assert ledger.trouble is None
-    ledger.close()
 
 
 def test_it_says_once_why_changes_wait_and_once_that_none_does(store: FailingStore) -> None:

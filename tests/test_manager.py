@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from nodetool_jupyter.errors import (
     RunnerUnavailable,
 )
 from nodetool_jupyter.events import Exit
+from nodetool_jupyter.feed import Listener
 from nodetool_jupyter.frames import Raised, Returned, Value
 from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Reason, ResourceLimits
 from nodetool_jupyter.manager import JobExecutionManager
@@ -248,26 +249,24 @@ def test_two_listeners_hear_the_same_events_whenever_they_come(start: Start) -> 
     job = manager.submit(request())
     early: list[int] = []
     late: list[int] = []
-    halfway = threading.Event()
+    halfway, ended = threading.Event(), threading.Semaphore(0)
 
-    def listen(batch: object) -> None:
-        early.extend(event.seq for event in batch)  # type: ignore[attr-defined]
-        if len(early) > 1500:
-            halfway.set()
+    def listener(heard: list[int]) -> Listener:
+        def listen(batch: Sequence[ev.AnyEvent]) -> None:
+            heard.extend(event.seq for event in batch)
+            if len(heard) > 1500:
+                halfway.set()
+            if isinstance(batch[-1], ev.JobUpdate) and batch[-1].status == "completed":
+                ended.release()
 
-    manager.subscribe(job.id, listen)
+        return listen
+
+    manager.subscribe(job.id, listener(early))
     assert halfway.wait(60)
-    ended = threading.Event()
-
-    def listen_late(batch: object) -> None:
-        late.extend(event.seq for event in batch)  # type: ignore[attr-defined]
-        if isinstance(batch[-1], ev.JobUpdate) and batch[-1].status == "completed":  # type: ignore[index]
-            ended.set()
-
-    manager.subscribe(job.id, listen_late)
+    manager.subscribe(job.id, listener(late))
     runner.resume()
-    manager.wait(job.id, 60)
-    assert ended.wait(30)
+    for _ in (early, late):  # who is still reading what is stored hears the end later than the manager tells it
+        assert ended.acquire(timeout=60)
     assert early == late == [event.seq for event in manager.events(job.id)]
 
 

@@ -173,10 +173,14 @@ class JobHandle:
         if "" in self._values:
             return self._decode("")
         stored = self._last().result
-        events = self._manager.events(self.id)
-        if said := [event.content for event in events if isinstance(event, Notification) and event.code == _NOT_BACK]:
-            raise OutputMissing(said[-1])
-        if stored is None and any(isinstance(event, Display) and event.result for event in events):
+        shown, said = False, ""
+        for event in self._manager.stored_events(self.id):
+            shown |= isinstance(event, Display) and event.result
+            if isinstance(event, Notification) and event.code == _NOT_BACK:
+                said = event.content
+        if said:
+            raise OutputMissing(said)
+        if stored is None and shown:
             raise OutputMissing(
                 f"The value of the last expression of job {self.id} is not here any more: it was in the kernel that "
                 "the job ran for. Run it again, or look at what it showed."
@@ -220,13 +224,13 @@ class JobHandle:
 
     def logs(self, stream: str = "") -> str:
         """What it wrote so far, as a terminal shows it; `stream`: "stdout" or "stderr" alone."""
-        written = (event for event in self._manager.events(self.id) if isinstance(event, Stream))
+        written = (event for event in self._manager.stored_events(self.id) if isinstance(event, Stream))
         return settled("".join(event.text for event in written if stream in ("", event.name)))
 
     def view(self) -> View:
         """Everything that there is to see of it now."""
         job = self.job
-        found = fold_all(begin(job), self._manager.events(self.id))
+        found = fold_all(begin(job), self._manager.stored_events(self.id))
         waits = self._manager.waits_for(self.id) if job.status is JobStatus.QUEUED else ""
         return msgspec.structs.replace(found, waits=waits)
 
@@ -235,7 +239,7 @@ class JobHandle:
         """Where the files lie that it brought back with `save` or --collect, by name."""
         return {
             event.output_name: Path(event.metadata["path"])
-            for event in self._manager.events(self.id)
+            for event in self._manager.stored_events(self.id)
             if isinstance(event, OutputUpdate) and "path" in event.metadata
         }
 

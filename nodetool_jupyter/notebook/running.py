@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import Interrupted
 from .handle import JobHandle
 from .launch import plan_cell, submit
 from .options import Options
@@ -38,10 +39,15 @@ def present(
     """Show a job in this cell and see it to its end, unless it is to run in the background."""
     background = background and not session.stable
     session.tell_warnings()
+    waited = ""
     try:
         _name(session, handle, name)
         canvas = show(session, handle, progress=progress, background=background, raises=raises)
-    except BaseException:
+        if not background:
+            waited = wait_in_cell(handle, canvas)
+    except Interrupted:
+        raise
+    except BaseException:  # an interrupt too, which may come before the wait that would take it
         handle.cancel()
         raise
     if background:
@@ -49,7 +55,6 @@ def present(
         if not session.in_kernel:
             print(f"Job {handle.id[:8]} runs in the background. `%nodetool attach -1` shows it here.")
         return
-    waited = wait_in_cell(handle, canvas)
     if waited == "detached":
         _leave(session, handle, raises=raises)
     else:

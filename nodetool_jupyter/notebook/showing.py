@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import Interrupted, InvalidRequest, JobFailed
@@ -219,9 +219,12 @@ def wait_in_cell(handle: Handle, canvas: Canvas) -> Waited:
     return "interrupted"
 
 
-def watch_in_cell(handle: Handle, canvas: Canvas) -> Waited:
-    """As `wait_in_cell` for a job that was started elsewhere: an interrupt leaves it running."""
-    with leaving(handle, then=canvas.part):
+def watch_in_cell(session: Session, handle: Handle, *, progress: str, raises: bool) -> Waited:
+    """Show a job that was started elsewhere and wait as `wait_in_cell`, but that an interrupt leaves it running."""
+    left = ExitStack()
+    with leaving(handle, then=left.close):
+        canvas = show(session, handle, progress=progress, raises=raises)
+        left.callback(canvas.part)
         _wait(handle, canvas.woken)
     return "ended" if canvas.done.is_set() or handle.done() else "detached"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -127,16 +128,17 @@ def _logs(session: Session, words: list[str]) -> None:
     if not follow:
         print(handle.logs() or f"The job wrote nothing{'' if handle.done() else ' so far'}.\n", end="")
         return
-    canvas = show(session, handle, progress="none", max_bytes=_ALL_OF_LOG)
-    with leaving(handle, then=canvas.abandon), telling(session):
+    left = ExitStack()
+    with leaving(handle, then=left.close), telling(session):
+        canvas = show(session, handle, progress="none", max_bytes=_ALL_OF_LOG)
+        left.callback(canvas.abandon)
         canvas.done.wait()
 
 
 def _attach(session: Session, words: list[str]) -> None:
     handle = _one(session, "attach", words)
     raises = session.raises(handle.id)
-    canvas = show(session, handle, progress=session.settings()["progress"], raises=raises)
-    if watch_in_cell(handle, canvas) != "detached":
+    if watch_in_cell(session, handle, progress=session.settings()["progress"], raises=raises) != "detached":
         finish(session, handle, raises=raises)
 
 

@@ -14,6 +14,7 @@ from .thread_stop import whereabouts
 _BEAT_SECONDS = 0.05
 _BLOCKED_SECONDS = 0.1
 _USAGE_SECONDS = 1.0
+_OF_A_LOOP = ("/selectors.py", "/asyncio/")  # who is late there waits for something, or for a busy processor
 
 
 class LoopWatch:
@@ -47,7 +48,8 @@ class LoopWatch:
             return
         late = time.monotonic() - self._last_beat - _BEAT_SECONDS
         where = whereabouts(self._thread) if late > _BLOCKED_SECONDS else ""
-        if where and "/selectors.py" not in where.partition(", called from")[0]:
+        innermost = where.partition(", called from")[0]
+        if where and not any(own in innermost for own in _OF_A_LOOP):
             self._notify(
                 Notification(
                     content=f"This async cell blocked its event loop for over {_BLOCKED_SECONDS * 1000:.0f} ms in "

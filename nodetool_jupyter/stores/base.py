@@ -110,7 +110,10 @@ class JobStore(Protocol):
         ...
 
     def read(self, job_id: str, *, after: int = 0, limit: int = 10_000) -> list[AnyEvent]:
-        """Events with `seq` above `after`, in order, at most `limit` of them."""
+        """Events with `seq` above `after`, in order, at most `limit` of them, and fewer where they are large.
+
+        Only an empty list says that there are no more.
+        """
         ...
 
     def register(self, owner: Owner) -> None:

@@ -11,6 +11,7 @@ from ..errors import StoreError
 from ..events import AnyEvent, decode_batch, encode_batch
 from .base import Change
 
+_MOST_BYTES = 4 << 20
 Batch = tuple[int, int, bytes]
 """First `seq`, last `seq`, and the events between them as one JSON array."""
 
@@ -30,11 +31,16 @@ def pack(change: Change) -> Batch | None:
 
 
 def cut(batches: Iterable[Batch], after: int, limit: int) -> list[AnyEvent]:
-    """The events above `after`, at most `limit`, from the batches that may hold them, in order."""
+    """The events above `after`, at most `limit`, from the batches that may hold them, in order.
+
+    Takes no further batch once it has some MiB.
+    """
     found: list[AnyEvent] = []
+    taken = 0
     for first, _, blob in batches:
-        if len(found) >= limit:
+        if len(found) >= limit or taken > _MOST_BYTES:
             break
+        taken += len(blob)
         try:
             events = decode_batch(blob)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

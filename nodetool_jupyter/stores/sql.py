@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DELETED_AT_ONCE = 20
+_MOST_ROWS = 1_000
 _ODD = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
 """What SQLAlchemy and a driver raise on the way to a server whose answers they can't make sense of."""
 _LEFT_OUT = (
@@ -140,10 +141,10 @@ class SqlStore:
             select(columns.first_seq, columns.last_seq, columns.events)
             .where(columns.job_id == plain(job_id), columns.last_seq > after, columns.first_seq <= after + limit)
             .order_by(columns.last_seq)
+            .limit(_MOST_ROWS)  # PostgreSQL's driver has them all before the first is looked at
         )
-        with self._reading() as connection:
-            rows = connection.execute(query).all()
-        return cut(((first, last, bytes(blob)) for first, last, blob in rows), after, limit)
+        with self._reading() as connection, closing(connection.execute(query)) as rows:
+            return cut(((first, last, bytes(blob)) for first, last, blob in rows), after, limit)
 
     def register(self, owner: Owner) -> None:
         """Make a manager known."""

@@ -13,7 +13,6 @@ _TOKEN = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[^\[\]\x1b]|\r|\x08|[^\x1b\r\x08]+", re.DOTALL
 )
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b\n]*\x1b?)?\Z")
-_SPECIAL = re.compile(r"[\r\b\x1b]")
 _MOST_UNFINISHED = 256
 _ESCAPES_OF_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -39,23 +38,22 @@ class Lines(Struct, frozen=True):
 def write(lines: Lines, text: str, *, most_lines: int = MOST_LINES, most_columns: int = MOST_COLUMNS) -> Lines:
     """The lines after more text. Cutting a text anywhere and writing the parts gives the same lines."""
     text = lines.unfinished + text
-    found = _UNFINISHED.search(text)
+    found = _UNFINISHED.search(text, max(0, len(text) - _MOST_UNFINISHED))
     unfinished = ""
-    if found and found.end() - found.start() <= _MOST_UNFINISHED:
+    if found:
         text, unfinished = text[: found.start()], found[0]
-    *ended, last = text.split("\n")
-    done: list[str] = []
-    here = replace(lines, unfinished=unfinished)
-    for segment in ended:
-        here = _write_segment(here, segment, most_columns)
-        done.append(line_text(here))
-        here = replace(here, cells=(), column=0, colour="", beyond=0)
-    here = _write_segment(here, last, most_columns)
-    if not done:
+    first, *others = text.split("\n")
+    here = _write_segment(replace(lines, unfinished=unfinished), first, most_columns)
+    if not others:
         return here
-    kept = (*lines.done, *done)
+    *whole, last = others
+    skipped = max(0, len(whole) - most_lines)  # they would be dropped at once
+    blank = replace(here, cells=(), column=0, colour="", beyond=0)
+    plain = not _has_special(text)
+    kept = (*lines.done, line_text(here), *(_line(blank, one, most_columns, plain=plain) for one in whole[skipped:]))
     over = max(0, len(kept) - most_lines)
-    return replace(here, done=kept[over:], dropped=lines.dropped + over)
+    here = _write_segment(blank, last, most_columns)
+    return replace(here, done=kept[over:], dropped=lines.dropped + skipped + over)
 
 
 def line_text(lines: Lines) -> str:
@@ -74,11 +72,23 @@ def plain_text(lines: Lines) -> str:
     return _ESCAPES.sub("", "\n".join((*lines.done, line_text(lines))))
 
 
+def _has_special(text: str) -> bool:
+    """Whether it holds what moves the cursor, erases or colours; faster than a pattern, in texts that are long."""
+    return "\r" in text or "\b" in text or "\x1b" in text
+
+
+def _line(blank: Lines, text: str, most_columns: int, *, plain: bool) -> str:
+    """What a whole line of text leaves standing. plain: there is nothing special around."""
+    if len(text) <= most_columns and (plain or not _has_special(text)):
+        return text
+    return line_text(_write_segment(blank, text, most_columns))
+
+
 def _write_segment(lines: Lines, segment: str, most_columns: int = MOST_COLUMNS) -> Lines:
     if not segment:
         return lines
     cells, column, colour, beyond = list(lines.cells), lines.column, lines.colour, lines.beyond
-    for piece in [segment] if not _SPECIAL.search(segment) else _TOKEN.findall(segment):
+    for piece in [segment] if not _has_special(segment) else _TOKEN.findall(segment):
         if piece == "\r":
             column = 0
         elif piece == "\b":
@@ -133,9 +143,9 @@ def _squash_line(line: str) -> str:
 
 def settled(text: str) -> str:
     """A whole text as a terminal leaves it, without colours; no line is cut."""
-    return "\n".join(_settled_line(line) if _SPECIAL.search(line) else line for line in text.split("\n"))
+    return "\n".join(_settled_line(line) if _has_special(line) else line for line in text.split("\n"))
 
 
 def _settled_line(line: str) -> str:
     line = _ESCAPES_OF_COLOUR.sub("", line).rstrip("\r")
-    return plain_text(write(Lines(), line, most_columns=len(line))) if _SPECIAL.search(line) else line
+    return plain_text(write(Lines(), line, most_columns=len(line))) if _has_special(line) else line

@@ -1,6 +1,6 @@
 """The worker's modules in memory: nothing of ours is a file in a container, nor a descriptor that a job could close.
 
-Run from its source by the loader, before anything can be imported.
+Run by the loader, before anything can be imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Archive:
     """Finds the modules that no folder has. modules: name to the file's name, whether a package, and the code.
 
-    compiled: the code is this interpreter's byte code, and source text otherwise.
+    compiled: the code is this interpreter's byte code, packed, and source text otherwise.
     """
 
     def __init__(self, modules: Mapping[str, tuple[str, bool, bytes]], *, compiled: bool) -> None:
@@ -44,11 +44,14 @@ class Archive:
     def exec_module(self, module: ModuleType) -> None:
         """See `importlib.abc.Loader`."""
         file, _, code = self._modules[module.__name__]
-        exec(marshal.loads(code) if self._compiled else compile(code, file, "exec", 0, True), module.__dict__)  # noqa: S102, S302 - our own code
+        if self._compiled:
+            exec(marshal.loads(zlib.decompress(code)), module.__dict__)  # noqa: S102, S302 - our own code
+        else:
+            exec(compile(code, file, "exec", 0, True), module.__dict__)  # noqa: S102 - the same
 
 
 def install(magic: bytes, compiled: bytes, sources: bytes) -> None:
     """Let these modules be imported. magic: the number of the interpreter that `compiled` is for."""
     mine = magic == MAGIC_NUMBER
-    modules = marshal.loads(zlib.decompress(compiled if mine else sources))  # noqa: S302 - the parent's own words
+    modules = marshal.loads(compiled if mine else zlib.decompress(sources))  # noqa: S302 - the parent's own words
     sys.meta_path.append(Archive(modules, compiled=mine))

@@ -8,8 +8,8 @@ own output queues up behind it, and nothing is lost or sent twice.
 from __future__ import annotations
 
 import os
+from _collections import deque  # type: ignore[import-not-found]  # `collections` itself costs an import
 from _thread import RLock, allocate_lock, start_new_thread
-from collections import deque
 from time import monotonic, sleep
 
 from . import wire

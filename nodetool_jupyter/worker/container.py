@@ -12,25 +12,30 @@ The parent grants how much may be on its way to it; nothing more is read from th
 end of the stream never has to wait, which belongs to the engine and with that to every container: an engine that can't
 get rid of what a container has said answers nobody once somebody ends that container. A grant is therefore no larger
 than what a socket holds by itself, also while its reader, a kernel that was stopped for one, takes nothing at all.
+
+Every container pays for what is imported here before its job begins: the C modules do without the `re`, `enum` and
+`collections` that theirs in Python are made with.
 """
 
 from __future__ import annotations
 
-import ctypes
+import _signal as signal  # type: ignore[import-not-found]  # its stub is that of `signal`
 import errno
-import json
+import gc
+import math
 import os
-import selectors
-import signal
-import socket
+import select
 import struct
 import sys
 import time
+from _socket import socketpair
 
 from . import HELD_SIGNALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any, NoReturn
 
@@ -47,8 +52,8 @@ _NUDGE_SECONDS = 0.05
 _ORPHAN_SECONDS = 1.0
 _PR_SET_DUMPABLE = 4
 _FIRST_NAMESPACE = "pid:[4026531836]"  # the kernel's own number for the one that a machine starts with
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_libc = ctypes.CDLL(None, use_errno=True)
+_SIGNALS = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_READ, _WRITE = select.POLLIN, select.POLLOUT
 
 
 def main(profile: str) -> None:
@@ -60,24 +65,38 @@ def main(profile: str) -> None:
         from . import seccomp
 
         seccomp.load()
-    channel, theirs = socket.socketpair()
+    channel, theirs = socketpair()
     pipes = [os.pipe(), os.pipe()]
     for number in _SIGNALS:  # held until each of the two is ready for them
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    gc.freeze()  # or its first collection copies all that the two share
     child = os.fork()
     if child == 0:
         _become_worker(theirs, [write for _, write in pipes])
-    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the job's code, of the same user, must not look in here
+    _prctl()(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the job's code, of the same user, must not look in here
     theirs.close()
     for _, write in pipes:
         os.close(write)
     Pump(child, channel, [read for read, _ in pipes]).run()
 
 
-def _preload(profile: str) -> None:
-    """Import what a worker may need at its end: its code may leave no descriptor to open a file of the image's with."""
-    from . import channel, process, tracebacks, warm_up  # noqa: F401
+def _prctl() -> Callable[..., int]:
+    """The C library's, as `ctypes` has it."""
+    import _ctypes
 
+    made: Any = _ctypes
+    number = type("number", (made._SimpleCData,), {"_type_": "i"})
+    kind = {"_flags_": made.FUNCFLAG_CDECL, "_restype_": number}
+    function: Any = type("function", (made.CFuncPtr,), kind)
+    found: Callable[..., int] = function(made.dlsym(made.dlopen(None, 0), "prctl"))
+    return found
+
+
+def _preload(profile: str) -> None:
+    """Import what every worker needs, and what one may need when its code has left it no way to do so."""
+    from . import channel, process, warm_up  # noqa: F401
+
+    process.note_files()
     if profile == "trusted":  # only then pickles come out, after the job's code
         from . import pickled  # noqa: F401
         from .execute import attempt
@@ -85,7 +104,7 @@ def _preload(profile: str) -> None:
         attempt(__import__, "cloudpickle")
 
 
-def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
+def _become_worker(channel: socket, pipes: list[int]) -> NoReturn:
     os.setsid()
     high = [os.open(os.devnull, os.O_RDWR), *pipes, channel.detach()]
     high = [os.dup2(descriptor, 32 + n, inheritable=False) for n, descriptor in enumerate(high)]
@@ -107,7 +126,7 @@ def _become_worker(channel: socket.socket, pipes: list[int]) -> NoReturn:
 class Pump:
     """Moves bytes between the container's streams and the worker until that has ended, then ends the container."""
 
-    def __init__(self, child: int, channel: socket.socket, pipes: list[int]) -> None:
+    def __init__(self, child: int, channel: socket, pipes: list[int]) -> None:
         self._child = child
         self._channel = channel
         self._kinds = {channel.fileno(): CHANNEL, pipes[0]: STDOUT, pipes[1]: STDERR}
@@ -118,13 +137,13 @@ class Pump:
         self._status: int | None = None
         self._until = self._nudge_at = self._kill_at = float("inf")
         self._told: list[list[Any]] = []
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.poll()
         channel.setblocking(False)
         os.set_blocking(0, False)
-        self._wakers = socket.socketpair()
+        self._wakers = socketpair()
         for waker in self._wakers:
             waker.setblocking(False)
-        self._selector.register(self._wakers[0], selectors.EVENT_READ)
+        self._poll.register(self._wakers[0], _READ)
         self._armed: dict[int, int] = {}
         self._listens = True
         self._has_work = False
@@ -140,8 +159,9 @@ class Pump:
             self._arm()
             now = time.monotonic()
             due = min(self._until, self._nudge_at, self._kill_at)
-            for key, events in self._selector.select(max(0.0, due - now) if due < float("inf") else None):
-                self._serve(key.fd, events)
+            wait = None if due == float("inf") else max(0, math.ceil(1000 * (due - now)))
+            for descriptor, events in self._poll.poll(wait):
+                self._serve(descriptor, events)
             self._tick(time.monotonic())
         self._end()
 
@@ -150,17 +170,16 @@ class Pump:
 
     def _arm(self) -> None:
         """Listen to the job as long as there is room for what it says, and to the parent likewise."""
-        wanted = dict.fromkeys(self._open if self._granted > 0 else (), selectors.EVENT_READ)
+        wanted = dict.fromkeys(self._open if self._granted > 0 else (), _READ)
         if self._listens and len(self._to_worker) < _MOST_WAITING:
-            wanted[0] = selectors.EVENT_READ
+            wanted[0] = _READ
         if self._to_worker:
             channel = self._channel.fileno()
-            wanted[channel] = wanted.get(channel, 0) | selectors.EVENT_WRITE
+            wanted[channel] = wanted.get(channel, 0) | _WRITE
         for descriptor in self._armed.keys() - wanted.keys():
-            self._selector.unregister(descriptor)
+            self._poll.unregister(descriptor)
         for descriptor, events in wanted.items() - self._armed.items():
-            change = self._selector.modify if descriptor in self._armed else self._selector.register
-            change(descriptor, events)
+            self._poll.register(descriptor, events)
         self._armed = wanted
 
     def _serve(self, descriptor: int, events: int) -> None:
@@ -169,9 +188,9 @@ class Pump:
         elif descriptor == self._wakers[0].fileno():
             self._wakers[0].recv(4096)
         else:
-            if events & selectors.EVENT_WRITE:
+            if events & ~_READ:
                 self._feed()
-            if events & selectors.EVENT_READ:
+            if events & ~_WRITE:
                 self._take(descriptor)
 
     def _take(self, descriptor: int) -> None:
@@ -222,7 +241,7 @@ class Pump:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Give a signal to every process of the container but this one."""
-        self._told.append([signal.Signals(number).name, len(_others())])
+        self._told.append([_SIGNALS[number], len(_others())])
         idle = number == signal.SIGTERM and not self._has_work  # a worker takes no signal before it has a job
         _signal_all(signal.SIGKILL if idle else number)
         self._nudge_at = time.monotonic() + _NUDGE_SECONDS
@@ -256,8 +275,10 @@ class Pump:
     def _end(self) -> None:
         left = len(_others())
         _signal_all(signal.SIGKILL)
+        from .wire import dumps
+
         note = {"status": self._status, "left": left, "told": self._told, **_used()}
-        _say(NOTE, json.dumps(note).encode())
+        _say(NOTE, dumps(note).encode())
         os._exit(0 if self._status == 0 else 1)
 
 

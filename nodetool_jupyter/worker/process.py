@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # what it raises shows no line of `signal`
 import atexit
 import builtins
 import faulthandler
 import gc
 import io
 import os
-import signal
 import sys
-from _signal import pthread_sigmask  # type: ignore[import-not-found]  # what it raises shows no line of `signal`
 from _thread import start_new_thread
 from time import sleep
 
 from . import HELD_SIGNALS, debugger, display, figures, logs, progress, shell, sources, streams
 from .cell import run_cell
 from .current import Inside, claim_process, current
-from .execute import Cell, attempt_all, is_plain_exit, run_on_a_loop
+from .execute import Cell, attempt, attempt_all, is_plain_exit, run_on_a_loop
 from .imports import when_imported
 from .inside import save_all
 from .transfer import Fed, Packer, unpack
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
 _TERMINATED = 128 + signal.SIGTERM
 _ORPHAN_SECONDS = 1.0
+_HIGH = 62
+_LIBRARY = [folder for folder in sys.path if folder]
 
 
 class _Place:
@@ -52,6 +53,7 @@ def run_job(channel: Channel, run: Report, inputs: Inputs) -> int:
     pack = Packer(most, pickles=run["pickles"], by_value=run["by_value"])
     inside = Inside(channel, pack, max_bytes=most)
     claim_process(inside)
+    _keep_room()
     _watch_parent(channel, inside)
     _claim_streams(channel)
     _claim_process(channel, pid)
@@ -130,7 +132,7 @@ def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
 def _take_signals() -> None:
     """Let a stop reach the work from here on; one that came while the process booted arrives now."""
     signal.signal(signal.SIGTERM, _terminate)
-    pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
 
 def _take_surroundings(run: Report) -> None:
@@ -258,7 +260,44 @@ def _flush_files() -> None:
 def _terminal(error: BaseException | None) -> Report:
     if error is None or is_plain_exit(error):
         return {"type": "returned"}
-    from .tracebacks import describe
-
     stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == _TERMINATED)
-    return describe(error, cancelled=stopped)
+    tracebacks, _ = attempt(_import_tracebacks)
+    if tracebacks is not None:
+        report: Report = tracebacks.describe(error, cancelled=stopped)
+        return report
+    name, (text, _) = type(error).__name__, attempt(str, error)
+    return {
+        "type": "raised",
+        "ename": name,
+        "evalue": text or "",
+        "traceback": [f"{name}: {text or ''}"],
+        "cancelled": stopped,
+    }
+
+
+_room: list[int] = []
+
+
+def _keep_room() -> None:
+    """Hold a descriptor, to open files of the standard library with after work that has left none."""
+    opened = os.open(os.devnull, os.O_RDONLY)
+    with_room, _ = attempt(os.dup2, opened, _HIGH, False)  # where code that closes low ones does not meet it
+    if with_room is not None:
+        _room.append(with_room)
+    os.close(opened)
+
+
+def _import_tracebacks() -> Any:
+    """The module, after the work: few need it, and its imports take as long as all others.
+
+    The work may have left no descriptor, and files on its path that are called as those of the standard library.
+    """
+    while _room:
+        attempt(os.close, _room.pop())
+    path, sys.path[:] = sys.path[:], _LIBRARY
+    try:
+        from . import tracebacks
+
+        return tracebacks
+    finally:
+        sys.path[:] = path

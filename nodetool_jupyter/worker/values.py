@@ -5,12 +5,11 @@ Nothing that is decoded here can run code. What was said about a value (`meta`) 
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import struct
 import sys
 
+from . import wire
 from .execute import attempt
 
 TYPE_CHECKING = False
@@ -29,9 +28,7 @@ MOST_DEPTH = 64
 _MOST_DIMENSIONS = 64
 _OLDEST_ARROW = (15, 0)
 _DICTIONARY, _BATCH = 2, 3
-_DTYPE = re.compile(
-    r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)|[<>][mM]8(?:\[\w+\])?|\|S\d{1,9}|[<>]U\d{1,9}"
-)
+_DTYPE = r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)|[<>][mM]8(?:\[\w+\])?|\|S\d{1,9}|[<>]U\d{1,9}"
 
 
 class CannotTravel(TypeError):
@@ -138,7 +135,7 @@ def _as_array(value: Any) -> tuple[str, Fields, list[Buffer]] | None:
         return None
     is_scalar = isinstance(value, numpy.generic)
     array = numpy.asarray(value) if is_scalar else value
-    if type(array) is not numpy.ndarray or not _DTYPE.fullmatch(array.dtype.str) or array.dtype.metadata:
+    if type(array) is not numpy.ndarray or not _is_dtype(array.dtype.str) or array.dtype.metadata:
         return None
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     flat = numpy.ascontiguousarray(array.T if fortran else array).reshape(-1)
@@ -149,7 +146,7 @@ def _as_array(value: Any) -> tuple[str, Fields, list[Buffer]] | None:
 def _from_array(view: memoryview, meta: Fields) -> object:
     """An array on the received bytes themselves: nothing is copied, and it can be written to."""
     kind, shape = meta.get("dtype"), meta.get("shape")
-    if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
+    if not isinstance(kind, str) or not _is_dtype(kind):
         raise BadValue(f"An array of type {kind!r} is not accepted.")
     if (
         not isinstance(shape, list)
@@ -228,11 +225,16 @@ def _field(message: bytes, table: int, number: int) -> int:
     return table + offset if offset else 0
 
 
+def _is_dtype(text: str) -> bool:
+    import re  # which few values need, and which takes longer than this whole package
+
+    return re.fullmatch(_DTYPE, text) is not None
+
+
 def _as_json(value: object) -> tuple[str, Fields, list[Buffer]] | None:
     if not fits_json(value):
         return None
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return "json", {}, [text.encode()]
+    return "json", {}, [wire.dumps(value).encode()]
 
 
 def fits_json(value: object, *, most_items: float = math.inf) -> bool:
@@ -283,6 +285,7 @@ def _is_text(text: str) -> bool:
 
 def _from_json(view: memoryview, meta: Fields) -> object:
     """Strict: no key twice, no NaN, no integers beyond 64 bits, no lone surrogates, at most 64 levels."""
+    import json
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

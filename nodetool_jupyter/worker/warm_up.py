@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from select import select
 
-from . import streams
+from . import streams, wire
 from .execute import Cell, attempt, attempt_all
 
 TYPE_CHECKING = False
@@ -38,11 +38,16 @@ def _run_site() -> None:
 
 def _touch() -> None:
     """Do something like a job, whose first steps in a process are slow."""
-    from json import dumps, loads
+    import json
 
-    loads(dumps({"type": "run", "code": "é"}, ensure_ascii=False))
+    json.loads(wire.dumps({"type": "run", "code": "é"}))
     namespace: dict[str, object] = {}
     Cell("import sys\nfor n in range(2): f'{n}'\n1 + 1", "<warm>").run(namespace)
+
+
+def _import_much() -> None:
+    """What a job's failure needs, and with it what most code imports first."""
+    from . import tracebacks  # noqa: F401
 
 
 def _import_pickles() -> None:
@@ -51,4 +56,4 @@ def _import_pickles() -> None:
     attempt(__import__, "cloudpickle")
 
 
-_STEPS: tuple[Callable[[], object], ...] = (_touch, _import_pickles)
+_STEPS: tuple[Callable[[], object], ...] = (_touch, _import_much, _import_pickles)

@@ -8,7 +8,6 @@ to the channel that it came on; nothing in it says whose it is.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import struct
@@ -17,7 +16,7 @@ from . import PROTOCOL as PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing `typing` would double the time that a worker takes to boot
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
 PREFIX = struct.Struct("!II")
@@ -27,13 +26,32 @@ MAX_BODY_BYTES = 4_294_967_295
 _MAPPED_FROM = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-try:  # what `encode` makes anew for each call, which takes as long as all the rest of it
-    _chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # CPython's own
-        None, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
-    )
-except (AttributeError, TypeError):  # a CPython that has changed it
-    _chunks = None
+
+
+def _coders() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
+    """To JSON and back by the part of `json` that is in C: to import the rest takes longer than a whole small job."""
+    try:
+        from _json import encode_basestring, make_encoder, make_scanner
+
+        def refuse(value: object) -> object:
+            raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+
+        # `json` makes it anew for each call, which takes as long as all the rest of it
+        chunks = make_encoder(None, refuse, encode_basestring, None, ":", ",", False, False, False)
+        hooks = {"object_hook": None, "object_pairs_hook": None, "parse_constant": float}
+        context: Any = type("", (), {"strict": True, "parse_float": float, "parse_int": int, **hooks})
+        scan = make_scanner(context)
+        probe = [{"a": 1.5}, "é", None]
+        if scan("".join(chunks(probe, 0)), 0)[0] == probe:
+            return lambda value: "".join(chunks(value, 0)), lambda text: scan(text, 0)[0]
+    except (ImportError, AttributeError, TypeError):  # a CPython that has changed them
+        pass
+    import json
+
+    return json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode, json.loads
+
+
+_encode, _decode = _coders()
 
 
 class WireError(Exception):
@@ -51,9 +69,9 @@ def strict(text: str) -> str:
     return text
 
 
-def dumps(header: dict[str, Any]) -> str:
-    """Compact JSON of a report, whose fields are plain: text, numbers, and lists and dictionaries of those."""
-    return "".join(_chunks(header, 0)) if _chunks else _encoder.encode(header)
+def dumps(value: Any) -> str:
+    """Compact JSON of what is plain: text, numbers, and lists and dictionaries of those."""
+    return _encode(value)
 
 
 def encode(header: dict[str, Any], body: Sequence[Buffer] = ()) -> list[Buffer]:
@@ -90,7 +108,10 @@ def read(fd: int, *, max_body_bytes: int = MAX_BODY_BYTES) -> tuple[dict[str, An
     body = _read_exactly(fd, body_size)
     if header is None or body is None:
         raise WireError("the channel ended in the middle of a frame")
-    return json.loads(bytes(header)), body
+    try:
+        return _decode(str(header, "utf-8")), body
+    except (StopIteration, ValueError):
+        raise WireError("the header of a frame is no JSON") from None
 
 
 def _read_exactly(fd: int, size: int) -> memoryview | None:

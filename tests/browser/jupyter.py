@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -95,7 +95,7 @@ def _wait_until_up(server: Server, process: subprocess.Popen[bytes]) -> None:
         try:
             urllib.request.urlopen(f"{server.url}/api/status?token={server.token}", timeout=5).read()
             return
-        except (urllib.error.URLError, ConnectionError):
+        except (OSError, HTTPException):  # also one that takes the call and is too busy to answer
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
             if process.poll() is not None or time.monotonic() > guard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -52,11 +53,18 @@ def broken(faulty_engine: Engine) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that answers nothing is given up sooner, so that a test needs no half a minute for it."""
-    monkeypatch.setattr(engine_calls, "CHECK_SECONDS", 1.0)
-    for module in (ladder, runner):
-        monkeypatch.setattr(module, "UNKILLABLE_SECONDS", 2.0)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, an engine that answers nothing is given up sooner, so that no test needs half a minute for it.
+
+    Not before: one that is only slow must not be taken for it.
+    """
+
+    def give_up_soon() -> None:
+        monkeypatch.setattr(engine_calls, "CHECK_SECONDS", 1.0)
+        for module in (ladder, runner):
+            monkeypatch.setattr(module, "UNKILLABLE_SECONDS", 2.0)
+
+    return give_up_soon
 
 
 @pytest.fixture
@@ -113,10 +121,12 @@ def test_a_container_that_waited_in_an_engine_that_was_restarted_gets_no_job(
         assert jobs.outcome(jobs.submit("2")) == "completed"
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(doomed: Jobs, broken: Engine) -> None:
+def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(
+    doomed: Jobs, broken: Engine, impatient: Callable[[], None]
+) -> None:
     job = doomed.up()
     broken.freeze()
+    impatient()
     docker_runner = doomed.manager.runner("docker")
     until(lambda: not docker_runner.holds(), "nothing was heard from it for a moment")
     before = len(doomed.manager.find())
@@ -132,9 +142,28 @@ def test_a_frozen_engine_refuses_new_jobs_and_stops_nobody_else(doomed: Jobs, br
     eventually_empty(broken)
 
 
-@pytest.mark.usefixtures("impatient")
+def test_a_job_whose_container_waits_in_a_frozen_engine_fails_without_a_start(
+    broken: Engine, environ: dict[str, str], tmp_path: Path, impatient: Callable[[], None]
+) -> None:
+    with jobs_on(broken.url, environ, standby=tmp_path) as jobs:
+        assert jobs.outcome(jobs.submit("1")) == "completed"
+        docker_runner: Any = jobs.manager.runner("docker")
+        until(lambda: docker_runner._pool._waiting, "a container waits")
+        docker_runner.images._sure_from = 0.0
+        impatient()
+        broken.freeze()
+        docker_runner.engine._heard = 0.0  # as after a moment
+        job = jobs.submit("print('begun')")
+        assert jobs.outcome(job) == "failed start_failed"
+        assert "did not answer within" in jobs.end(job).message
+        with pytest.raises(EngineUnavailable, match="did not answer"):
+            jobs.submit("1")
+        broken.thaw()
+        until(lambda: jobs.outcome(jobs.submit("2")) == "completed", "it goes on")
+
+
 def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_after_the_thaw(
-    broken: Engine, environ: dict[str, str], tmp_path: Path
+    broken: Engine, environ: dict[str, str], tmp_path: Path, impatient: Callable[[], None]
 ) -> None:
     proxy = Proxy(broken.url, tmp_path)
     try:
@@ -144,6 +173,7 @@ def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_afte
             job = jobs.submit("1")
             assert creating.reached.wait(60)
             broken.freeze()
+            impatient()
             creating.release()
             assert jobs.manager.cancel(job.id)
             assert jobs.outcome(job) == "failed unkillable"
@@ -155,13 +185,13 @@ def test_a_start_that_is_cancelled_in_a_frozen_engine_says_so_and_is_undone_afte
 
 
 @pytest.mark.parametrize("fault", [Engine.kill, Engine.freeze], ids=["dead", "frozen"])
-@pytest.mark.usefixtures("impatient")
 def test_a_manager_that_closes_without_its_engine_has_its_containers_removed_later(
-    broken: Engine, environ: dict[str, str], fault: Callable[[Engine], None]
+    broken: Engine, environ: dict[str, str], fault: Callable[[Engine], None], impatient: Callable[[], None]
 ) -> None:
     with jobs_on(broken.url, environ) as jobs:
         jobs.up()
         fault(broken)
+        impatient()
     broken.start()
     broken.thaw()
     eventually_empty(broken)

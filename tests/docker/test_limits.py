@@ -113,7 +113,7 @@ def test_an_engine_that_can_not_limit_swap_holds_memory_and_says_so(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = Engine.facts
-    monkeypatch.setattr(Engine, "facts", lambda engine: {**facts(engine), "SwapLimit": False})
+    monkeypatch.setattr(Engine, "facts", lambda engine, **how: {**facts(engine, **how), "SwapLimit": False})
     job = jobs.submit(SLEEP, limits=ResourceLimits(memory_bytes=256 << 20))
     jobs.seen(job)
     host = jobs.inspect(job)["HostConfig"]

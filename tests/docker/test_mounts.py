@@ -17,7 +17,7 @@ from nodetool_jupyter.jobs import JobStatus, Profile, ResourceLimits
 from nodetool_jupyter.notebook.hints import with_hint
 from nodetool_jupyter.runners.docker.images import ImageMissing
 from tests.docker.jobs import Jobs, isolation, jobs_on, kept_environ
-from tests.engine.private import Engine
+from tests.engine.private import Engine, until
 from tests.workflows.seeing import text
 
 Mount = Callable[..., Path]
@@ -310,7 +310,7 @@ def test_anonymous_volumes_of_an_image_go_with_the_container(jobs: Jobs) -> None
     )
     assert job.status is JobStatus.COMPLETED, job.message
     with jobs.engine.client() as client:
-        assert not client.api.volumes()["Volumes"]
+        until(lambda: not client.api.volumes()["Volumes"], "it is removed, for which the job's end doesn't wait")
 
 
 def test_limits_go_with_mounts(jobs: Jobs) -> None:

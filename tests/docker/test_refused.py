@@ -16,6 +16,7 @@ import pytest
 
 from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import Refused
+from nodetool_jupyter.runners.docker import engine as engine_module
 from nodetool_jupyter.runners.docker import probe
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
 from nodetool_jupyter.runners.docker.images import ImageMissing
@@ -128,6 +129,18 @@ def test_an_engine_that_is_too_old_is_told_from_none(environ: dict[str, str], ol
     said = refusal(old_engine.url, environ)
     assert "speaks API 1.24, and 1.41 is needed" in said
     assert "Docker 20.10 or newer" in said
+
+
+@pytest.mark.parametrize(
+    ("told", "spoken"), [("1.41", "1.41"), ("1.44", "1.44"), ("1.45", "1.45"), ("1.52", "1.45"), ("2.0", "1.45")]
+)
+def test_a_newer_engine_is_spoken_to_as_this_program_knows_it(told: str, spoken: str) -> None:
+    assert engine_module.Engine({})._spoken(told) == spoken
+
+
+def test_what_is_no_engine_is_said_so() -> None:
+    with pytest.raises(engine_module.EngineUnavailable, match="is no engine"):
+        engine_module.Engine({})._spoken("one.two")
 
 
 def test_an_engine_that_one_may_not_use_says_which_group_may(environ: dict[str, str], engine: Engine) -> None:

@@ -25,6 +25,7 @@ from tests.engine.private import Engine, until
 from tests.workflows.seeing import of, text
 
 LONG_GUARD_SECONDS = 300.0
+pytestmark = pytest.mark.timeout(3 * LONG_GUARD_SECONDS)
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_installing_has_no_network_and_no_rights(
 ) -> None:
     monkeypatch.setattr("nodetool_jupyter.runners.docker.built._INSTALL", ["sleep", "1000"])
     job = jobs.submit("1", container=wanting("alpha"))
-    until(lambda: shown(jobs, job, "image: install 2 wheels"), "it installs")
+    until(lambda: shown(jobs, job, "image: install 2 wheels") and len(jobs.containers()) == 1, "it installs")
     [container] = jobs.containers()
     found = docker_client.api.inspect_container(container)
     host = found["HostConfig"]

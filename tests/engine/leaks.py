@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.engine.private import Engine
 
 Contents = dict[str, set[str]]
-SETTLING_SECONDS = 10.0  # who removes a container for a dead kernel may do so after the test
+SETTLING_SECONDS = 60.0  # a guard: who removes a container for a dead kernel may do so after the test
 
 
 def contents(engine: Engine) -> Contents:

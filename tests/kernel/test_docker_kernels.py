@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import docker
 import psutil
@@ -147,12 +148,13 @@ def test_pruning_in_a_kernel_names_what_the_dead_left_in_the_engine(
         "owner = msgspec.structs.replace(current().manager.owner, id='dead', start_ticks=1)\n"
         "print(json.dumps(owner_labels(owner)))"
     )
-    labels = json.loads(kernel.value(record))
+    labels, number = json.loads(kernel.value(record)), count()
 
     def pruned() -> bool:
-        docker_client.containers.create(images.IMAGE, ["sleep", "600"], name="left", labels=labels)
+        name = f"left-{next(number)}"  # one that is gone has its name for a moment longer
+        docker_client.containers.create(images.IMAGE, ["sleep", "600"], name=name, labels=labels)
         said = kernel.value("%nodetool prune")
         until(lambda: not containers(docker_client))
-        return "removed container left" in said
+        return f"removed container {name}" in said
 
     until(pruned)  # the first may be taken by the sweep with which the manager starts

@@ -11,7 +11,7 @@ import pytest
 from tests.kernel.conftest import Kernel
 
 SETUP = """
-import contextvars, threading
+import contextvars, itertools, threading
 from nodetool_jupyter.config import Settings
 from nodetool_jupyter.events import ClearOutput, Display, Stream
 from nodetool_jupyter.jobs import CodeWork, JobRequest
@@ -29,13 +29,14 @@ def start(code):
 def shown(job_id):
     gate.set()
     final = manager.wait(job_id, 60)
-    for event in manager.events(job_id):
-        if isinstance(event, Stream):
-            print(event.name, repr(event.text))
-        elif isinstance(event, Display):
-            print("display", sorted(event.data), event.display_id, event.update, event.result)
-        elif isinstance(event, ClearOutput):
-            print("clear", event.wait)
+    for name, events in itertools.groupby(manager.events(job_id), lambda event: getattr(event, "name", "")):
+        if name:  # text of one stream: `print` writes the end of its line apart, and it may come so
+            print(name, repr("".join(event.text for event in events)))
+        for event in events:
+            if isinstance(event, Display):
+                print("display", sorted(event.data), event.display_id, event.update, event.result)
+            elif isinstance(event, ClearOutput):
+                print("clear", event.wait)
     print(f"{final.status.value} {final.message}".strip())
 """
 

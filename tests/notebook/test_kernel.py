@@ -265,7 +265,7 @@ def test_an_interrupt_in_a_cell_that_awaits_cancels_too(kernel: Kernel) -> None:
 
 def test_a_second_interrupt_leaves_a_job_that_can_not_be_stopped_and_says_so(kernel: Kernel) -> None:
     kernel.value("import tempfile; end = tempfile.mkdtemp() + '/end'")
-    cell = kernel.start(f"%%nodetool -r threaded\nimport signal, time\nprint('begun')\n{_STUBBORN}")
+    cell = kernel.start(f"%%nodetool -r threaded\n{_STUBBORN}")
     kernel.follow(cell, until_text="begun")
     kernel.interrupt()
     kernel.follow(cell, until_text="refused")
@@ -277,11 +277,14 @@ def test_a_second_interrupt_leaves_a_job_that_can_not_be_stopped_and_says_so(ker
     assert kernel.value("print(_job.wait(60))") in {"cancelled", "completed"}
 
 
-_STUBBORN = """import os
-said = False
-while not os.path.exists(end):
+_STUBBORN = """import os, time
+begun = said = ended = False
+while not ended:
     try:
-        time.sleep(0.01)
+        if not begun: print('begun')
+        begun = True
+        while not os.path.exists(end): time.sleep(0.01)
+        ended = True
     except KeyboardInterrupt:
         if not said: print('refused', flush=True)
         said = True
@@ -290,9 +293,9 @@ while not os.path.exists(end):
 
 @pytest.mark.parametrize("line", ["attach -1", "logs -1 -f"])
 def test_an_interrupt_of_a_look_leaves_the_job_running_and_says_how_to_stop_it(kernel: Kernel, line: str) -> None:
-    kernel.run("%%nodetool --runner subprocess --background --job lasting\nprint('on')\nimport time; time.sleep(600)")
+    kernel.run("%%nodetool --runner subprocess --background --job lasting\nprint('here')\nimport time; time.sleep(600)")
     looking = kernel.start(f"%nodetool {line}")
-    kernel.follow(looking, until_text="on")
+    kernel.follow(looking, until_text="here")
     kernel.interrupt()
     ran = kernel.follow(looking)
     assert ran.error == "Interrupted"

@@ -9,10 +9,13 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import nodetool_jupyter
 from nodetool_jupyter.errors import Interrupted, JobFailed
-from nodetool_jupyter.notebook import verbs
+from nodetool_jupyter.jobs import JobStatus
+from nodetool_jupyter.notebook import running, verbs
 from nodetool_jupyter.notebook.completion import candidates
+from nodetool_jupyter.notebook.painter import Canvas
 from nodetool_jupyter.notebook.session import current
 from nodetool_jupyter.view.text import view_text
+from tests.conftest import HANG_GUARD_SECONDS
 from tests.engine.private import until
 from tests.notebook.conftest import refused
 
@@ -129,3 +132,32 @@ def test_a_queued_job_says_what_it_waits_for(shell: InteractiveShell) -> None:
     gate.set()
     assert [job.result() for job in jobs] == [True] * len(jobs)
     assert "waits for" not in view_text(jobs[-1].view(), 0.0)
+
+
+@pytest.mark.parametrize("line", ["attach -1", "logs -1 -f"])
+def test_an_interrupt_while_a_look_begins_leaves_the_job_running_too(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    def interrupted(self: Canvas, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = shell.run_cell(
+        "import nodetool_jupyter as nt\nnt.run('import time\\nwhile True: time.sleep(0.01)')"
+    ).result
+    monkeypatch.setattr(Canvas, "__init__", interrupted)
+    error = shell.run_cell(f"%nodetool {line}").error_in_exec
+    assert isinstance(error, Interrupted)
+    assert "goes on" in str(error)
+    assert not handle.done()
+
+
+def test_an_interrupt_before_a_cell_waits_for_its_job_cancels_it(
+    shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "wait_in_cell", interrupted)
+    error = shell.run_cell("%%nodetool\nimport time\nwhile True: time.sleep(0.01)").error_in_exec
+    assert isinstance(error, KeyboardInterrupt)
+    assert current().manager.wait(shell.user_ns["_job"].id, HANG_GUARD_SECONDS).status is JobStatus.CANCELLED

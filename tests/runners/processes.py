@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import uuid4
@@ -128,14 +129,15 @@ class Place:
 
 
 def held_by_this_process() -> dict[str, list[str]]:
-    """Descriptors, children (zombies too) and threads of the process that runs the tests."""
+    """Descriptors, children (and which are zombies) and threads of the process that runs the tests."""
     descriptors = []
     for name in os.listdir("/proc/self/fd"):
         try:
             descriptors.append(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
         except FileNotFoundError:
             continue
-    children = [f"{child.pid} {child.status()}" for child in psutil.Process().children()]
+    # whether one that other tests share, as an engine, sleeps or runs just now says nothing
+    children = [f"{child.pid} {'zombie' * ended(child)}" for child in psutil.Process().children()]
     return {
         "descriptors": sorted(descriptors),
         "children": sorted(children),
@@ -143,11 +145,38 @@ def held_by_this_process() -> dict[str, list[str]]:
     }
 
 
-def stop_at(text: str, grace_seconds: float) -> OnReport:
-    """Stop the worker once it has printed this."""
+def ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; a zombie that waits for its reaper has."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def supervisors(pid: int) -> list[psutil.Process]:
+    """The living supervisors among a process's children."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # a zombie has no command line
+            found += [child] if "supervisor.py" in " ".join(child.cmdline()) else []
+    return found
+
+
+def once_printed(text: str, act: Callable[[Worker], object]) -> OnReport:
+    """Do this once, when the worker has printed this: what one `print` writes may come in several reports."""
+    seen = ""
 
     def on_report(worker: Worker, report: Report) -> None:
-        if isinstance(report, Stream) and text in report.text:
-            worker.stop(grace_seconds)
+        nonlocal seen
+        # newer Pythons warn of a fork on stderr
+        if isinstance(report, Stream) and report.name == "stdout" and text not in seen:
+            seen += report.text
+            if text in seen:
+                act(worker)
 
     return on_report
+
+
+def stop_at(text: str, grace_seconds: float) -> OnReport:
+    """Stop the worker once it has printed this."""
+    return once_printed(text, lambda worker: worker.stop(grace_seconds))

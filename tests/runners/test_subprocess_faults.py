@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import struct
+import termios
 import textwrap
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 
 from nodetool_jupyter.errors import ProtocolError
 from nodetool_jupyter.events import Exit, Stream
-from nodetool_jupyter.frames import Raised, Ready, Report, Returned
+from nodetool_jupyter.frames import Raised, Report, Returned
 from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.runners.base import Parcel, Worker
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.worker import wire
-from tests.runners.processes import Outcome, Place, stop_at
+from tests.runners.processes import Outcome, Place, once_printed, stop_at
 
 DAEMON = """
 import os, time
 def daemonise(seconds, *, clean=False):
+    there, not_yet = os.pipe()
     if os.fork():
+        os.close(not_yet)
+        os.read(there, 1)  # until the daemon is what it is to be, and the one between is gone
+        os.close(there)
         return
     os.setsid()
     if os.fork():
         os._exit(0)
+    os.close(there)
     if clean:
         os.execve("/bin/sleep", ["sleep", str(seconds)], {})
+    os.close(not_yet)
     time.sleep(seconds)
     os._exit(0)
 """
@@ -131,8 +141,9 @@ def test_a_job_that_ignores_every_signal_is_killed_at_the_end_of_the_grace(place
     found = place.run(textwrap.dedent(code), on_report=stop_at("ready", 0.4))
     assert [step.signal for step in found.exit.sent] == ["SIGINT", "SIGTERM", "SIGKILL"]
     assert (found.exit.signal, found.exit.code, found.exit.processes_reaped) == ("SIGKILL", None, 1)
-    times = [step.after_seconds for step in found.exit.sent]
-    assert times[0] < 0.2 <= times[1] < 0.4 <= times[2]
+    _, terminated, killed = [step.after_seconds for step in found.exit.sent]
+    assert terminated >= 0.2
+    assert killed >= 0.4
 
 
 def test_an_interrupt_is_enough_for_code_that_heeds_it(place: Place) -> None:
@@ -173,23 +184,19 @@ def test_the_daemons_of_one_job_do_not_die_with_another(place: Place) -> None:
             worker.stop(0.0)
 
         async with anyio.create_task_group() as tasks:
-
-            def up(worker: Worker, report: Report) -> None:
-                if isinstance(report, Stream) and "up" in report.text:
-                    tasks.start_soon(other, worker)
-
+            up = once_printed("up", lambda worker: tasks.start_soon(other, worker))
             found.append(await place.drive(runner, long, on_report=up))
         return found
 
     short, _, long = place.session(work)
     assert short.exit.code == 0
     assert long.exit.signal == "SIGKILL"
-    assert long.exit.processes_reaped == 2
+    assert long.exit.processes_reaped >= 2  # the one between counts too, where it was seen
 
 
 def test_a_daemon_without_a_name_goes_with_the_last_job_that_may_have_made_it(place: Place) -> None:
     mark = f"1000.{uuid4().int % 10**9:09}"
-    code = DAEMON + f"daemonise({mark}, clean=True)\ntime.sleep(0.2)"
+    code = DAEMON + f"daemonise({mark}, clean=True)"
 
     async def work(runner: SubprocessRunner) -> None:
         async def short(worker: Worker) -> None:
@@ -197,11 +204,7 @@ def test_a_daemon_without_a_name_goes_with_the_last_job_that_may_have_made_it(pl
             worker.stop(0.0)
 
         async with anyio.create_task_group() as tasks:
-
-            def up(worker: Worker, report: Report) -> None:
-                if isinstance(report, Stream):
-                    tasks.start_soon(short, worker)
-
+            up = once_printed("up", lambda worker: tasks.start_soon(short, worker))
             await place.drive(runner, "import time\nprint('up', flush=True)\ntime.sleep(1000)", on_report=up)
         assert [each.pid for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or ())] == []
 
@@ -224,6 +227,11 @@ def test_processes_that_a_job_needs_work_as_anywhere(place: Place, code: str) ->
     assert (found.text(), found.exit.code) == ("[1]\n", 0)
 
 
+def _is_full(pipe: int) -> bool:
+    [waiting] = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return bool(waiting == fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ))
+
+
 def _belongs(pid: int, job: str) -> bool:
     from nodetool_jupyter.worker import tree
 
@@ -237,14 +245,13 @@ def test_a_stop_reaches_the_whole_tree(place: Place) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         subprocess.Popen(["sleep", "1000"])
         daemonise(1000)
-        time.sleep(0.1)
         print("ready", flush=True)
         time.sleep(1000)
     """)
     found = place.run(code, on_report=stop_at("ready", 2.0))
     assert [step.signal for step in found.exit.sent][:2] == ["SIGINT", "SIGTERM"]
     assert found.exit.sent[1].processes == 3
-    assert found.exit.processes_reaped == 3
+    assert found.exit.processes_reaped >= 3  # the one between counts too, where it was seen
 
 
 @pytest.mark.parametrize(
@@ -270,8 +277,8 @@ def test_exit_code_0_without_a_result_is_told_as_it_is(place: Place) -> None:
 
 
 def test_a_stopped_process_is_killed_with_its_children(place: Place) -> None:
-    code = "import os, signal\nif os.fork() == 0:\n    os.kill(os.getpid(), signal.SIGSTOP)\n    os._exit(0)\n"
-    code += "print('ready', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
+    code = "import os, signal\nif (pid := os.fork()) == 0:\n    os.kill(os.getpid(), signal.SIGSTOP)\n    os._exit(0)\n"
+    code += "os.waitpid(pid, os.WUNTRACED)\nprint('ready', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
     found = place.run(code, on_report=stop_at("ready", 1.0))
     assert found.exit.processes_reaped == 2
     assert found.exit.sent[-1].signal in {"SIGTERM", "SIGKILL"}
@@ -285,11 +292,11 @@ def test_a_stopped_child_does_not_outlive_its_leader(place: Place) -> None:
 
 
 def test_a_kill_from_outside_is_called_so(place: Place) -> None:
-    def kill(worker: Worker, report: Report) -> None:
-        if isinstance(report, Stream):
-            os.kill(int(worker.isolation().details["pid"]), signal.SIGKILL)
+    def kill(worker: Worker) -> None:
+        os.kill(int(worker.isolation().details["pid"]), signal.SIGKILL)
 
-    found = place.run("import time\nprint('up', flush=True)\ntime.sleep(1000)", on_report=kill)
+    code = "import time\nprint('up', flush=True)\ntime.sleep(1000)"
+    found = place.run(code, on_report=once_printed("up", kill))
     assert (found.exit.cause, found.exit.signal, found.exit.sent) == ("killed", "SIGKILL", ())
 
 
@@ -348,13 +355,16 @@ def test_a_job_waits_while_nobody_takes_its_output(place: Place) -> None:
     async def work(runner: SubprocessRunner) -> int:
         code = "import os\nfor _ in range(200):\n    os.write(1, bytes(1 << 20))"
         job = place.job(JobRequest(work=CodeWork(code)))
-        taken = 0
         async with runner.launch(job, Parcel(environ=os.environ)) as worker:
-            async for batch in worker.reports():
-                taken += sum(len(report.text) for report in batch if isinstance(report, Stream))
-                if any(isinstance(report, Ready) for report in batch):
-                    await anyio.sleep(0.3)
-                    assert taken == 0
-        return taken
+            stdout = worker._inflow._open[0]  # type: ignore[attr-defined]
+            batches = worker.reports()
+            taken = [*await anext(batches)]
+            while not _is_full(stdout):
+                await anyio.sleep(0.01)
+            for _ in range(9):
+                await anyio.lowlevel.checkpoint()
+            assert _is_full(stdout), "somebody reads what nobody takes"
+            taken += [report async for batch in batches for report in batch]
+        return sum(len(report.text) for report in taken if isinstance(report, Stream))
 
     assert place.session(work) == 200 << 20

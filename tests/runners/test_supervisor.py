@@ -18,20 +18,20 @@ import psutil
 import pytest
 
 from nodetool_jupyter import places
-from nodetool_jupyter.events import Exit, Stream
-from nodetool_jupyter.frames import Report, Returned
+from nodetool_jupyter.events import Exit
+from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.runners.base import Parcel, Worker, WorkerNotStarted
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from tests.components import require, require_right
-from tests.runners.processes import HANG_GUARD_SECONDS, Place
+from tests.runners.processes import HANG_GUARD_SECONDS, Place, once_printed, supervisors
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = sysconfig.get_paths()["purelib"]
 OWNER = """
 import os, sys, signal, anyio
 sys.path.insert(0, {root!r})
-from tests.runners.processes import Place
+from tests.runners.processes import Place, once_printed
 place = Place({grouped}, owner={owner!r})
 CODE = '''
 import os, signal, sys, time
@@ -48,27 +48,23 @@ print("up", flush=True)
 while True:
     time.sleep(1)
 '''
-def up(worker, report):
-    if getattr(report, "text", "") == "up\\n":
-        print("up", flush=True)
-{extra}
-place.run(CODE, on_report=up)
+def up(worker):
+    print("up", flush=True)
+place.run(CODE, on_report=once_printed("up", up))
 """
 HOLDS_THE_CHANNEL = "if os.fork() == 0:\n    import time; time.sleep(5); os._exit(0)"
 
 
 def owner_program(place: Place, extra: str = "") -> subprocess.Popen[str]:
     """A process of its own that owns a runner, with one job that ignores SIGTERM and has a daemon."""
-    program = OWNER.format(root=str(ROOT), grouped=place.grouped, owner=place.owner, extra="")
-    program = program.replace(
-        '        print("up", flush=True)', textwrap.indent(extra, " " * 8) + '\n        print("up", flush=True)'
-    )
+    program = OWNER.format(root=str(ROOT), grouped=place.grouped, owner=place.owner)
+    program = program.replace("def up(worker):", "def up(worker):\n" + textwrap.indent(extra, " " * 4))
     place.jobs.append(f"{place.owner}-0")
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
 
 
 def supervisor_of(pid: int) -> psutil.Process:
-    [found] = [child for child in psutil.Process(pid).children() if "supervisor.py" in " ".join(child.cmdline())]
+    [found] = supervisors(pid)
     return found
 
 
@@ -91,18 +87,17 @@ def test_when_the_owner_dies_everything_is_gone_and_so_is_the_supervisor(
 
 def test_signals_to_the_group_of_the_owner_do_not_reach_jobs(place: Place) -> None:
     async def work(runner: SubprocessRunner) -> Exit:
-        def up(worker: Worker, report: Report) -> None:
-            if isinstance(report, Stream):
-                pid = int(worker.isolation().details["pid"])
-                parent = psutil.Process(pid).parent()
-                assert parent is not None
-                assert len({os.getsid(0), os.getsid(pid), os.getsid(parent.pid)}) == 3
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    os.kill(parent.pid, number)
-                worker.stop(10.0)
+        def up(worker: Worker) -> None:
+            pid = int(worker.isolation().details["pid"])
+            parent = psutil.Process(pid).parent()
+            assert parent is not None
+            assert len({os.getsid(0), os.getsid(pid), os.getsid(parent.pid)}) == 3
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(parent.pid, number)
+            worker.stop(2 * HANG_GUARD_SECONDS)
 
         code = "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(0.01)"
-        return (await place.drive(runner, code, on_report=up)).exit
+        return (await place.drive(runner, code, on_report=once_printed("up", up))).exit
 
     ended = place.session(work)
     assert [step.signal for step in ended.sent] == ["SIGINT"]
@@ -112,12 +107,11 @@ def test_when_the_supervisor_is_killed_its_jobs_die_and_the_next_job_gets_a_new_
     code = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(1000)\n"
     code += "print('up', flush=True)\ntime.sleep(1000)"
 
-    def kill(worker: Worker, report: Report) -> None:
-        if isinstance(report, Stream) and report.name == "stdout":  # newer Pythons warn of a fork on stderr
-            supervisor_of(os.getpid()).kill()
+    def kill(worker: Worker) -> None:
+        supervisor_of(os.getpid()).kill()
 
     async def work(runner: SubprocessRunner) -> tuple[Exit, Exit]:
-        lost = await place.drive(runner, code, on_report=kill)
+        lost = await place.drive(runner, code, on_report=once_printed("up", kill))
         assert place.leftovers()["processes"] == []
         return lost.exit, (await place.drive(runner, "print('again')")).exit
 
@@ -131,13 +125,12 @@ def test_a_stop_runs_its_course_while_the_owner_hangs(place: Place) -> None:
     code += "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, signal.SIG_IGN)\n"
     code += "print('up', flush=True)\nwhile True:\n    time.sleep(1)"
 
-    def stop_and_hang(worker: Worker, report: Report) -> None:
-        if isinstance(report, Stream):
-            pid = int(worker.isolation().details["pid"])
-            worker.stop(0.2)
-            psutil.Process(pid).wait(HANG_GUARD_SECONDS)
+    def stop_and_hang(worker: Worker) -> None:
+        process = psutil.Process(int(worker.isolation().details["pid"]))
+        worker.stop(0.2)
+        process.wait(HANG_GUARD_SECONDS)
 
-    found = place.run(code, on_report=stop_and_hang)
+    found = place.run(code, on_report=once_printed("up", stop_and_hang))
     assert [step.signal for step in found.exit.sent] == ["SIGINT", "SIGTERM", "SIGKILL"]
 
 
@@ -217,7 +210,7 @@ def _with_few_descriptors(work: Callable[[], str]) -> str:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 100, before[1]))
     try:
         return work()
     finally:
@@ -275,7 +268,7 @@ def test_a_user_without_rights_gets_jobs_limits_and_stops_too(everyones_folder: 
     found = place.run("import os, time\\nfor _ in range(40):\\n    if os.fork() == 0: time.sleep(99)\\ntime.sleep(99)",
                       limits=ResourceLimits(pids=20))
     print(found.exit.cause, found.exit.limit)
-    found = place.run("import time\\nprint('up', flush=True)\\nwhile 1: time.sleep(0.01)", on_report=stop_at("up", 9))
+    found = place.run("import time\\nprint('up', flush=True)\\nwhile 1: time.sleep(0.01)", on_report=stop_at("up", 99))
     print(found.exit.sent[-1].signal, place.leftovers())
     """
     done = subprocess.run(

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from nodetool_jupyter.events import Display, Notification, Stream
 from nodetool_jupyter.frames import FilePart, Report, Returned, Value
 from nodetool_jupyter.runners.thread_mailbox import Mailbox
@@ -54,14 +56,19 @@ def test_reports_keep_their_order_and_their_text() -> None:
     assert isinstance(reports[-1], Returned)
 
 
-def test_a_line_that_print_writes_in_two_parts_arrives_as_one() -> None:
-    def write(mailbox: Mailbox) -> None:
-        for n in range(50):
-            mailbox.write("stdout", str(n))
+def test_a_line_that_print_writes_in_two_parts_arrives_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> Report:
+        mailbox = Mailbox(asyncio.get_running_loop(), lambda: None)
+
+        async def write_the_end(seconds: float) -> None:
             mailbox.write("stdout", "\n")
 
-    texts = [report.text for report in flat(posted(write)) if isinstance(report, Stream)]
-    assert all(text.endswith("\n") for text in texts)
+        mailbox.write("stdout", "line")
+        monkeypatch.setattr(asyncio, "sleep", write_the_end)
+        [report] = await anext(mailbox.batches())
+        return report
+
+    assert asyncio.run(main()) == Stream(name="stdout", text="line\n")
 
 
 def test_an_unfinished_line_arrives_while_the_writer_goes_on() -> None:

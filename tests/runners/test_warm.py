@@ -15,14 +15,13 @@ import anyio.lowlevel
 import psutil
 import pytest
 
-from nodetool_jupyter.events import Stream
-from nodetool_jupyter.frames import Report, Returned
+from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.jobs import ResourceLimits
 from nodetool_jupyter.runners.base import Worker
 from nodetool_jupyter.runners.process_supervisor import SupervisorLink
 from nodetool_jupyter.runners.process_warmth import Warmth
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
-from tests.runners.processes import HANG_GUARD_SECONDS, Outcome, Place
+from tests.runners.processes import HANG_GUARD_SECONDS, Outcome, Place, ended, once_printed
 
 T = TypeVar("T")
 FORKED = "forked from a warm parent"
@@ -192,20 +191,19 @@ def test_what_a_forked_interpreter_forks_dies_with_the_supervisor_too(place: Pla
     async def kill(runner: SubprocessRunner) -> tuple[Outcome, list[psutil.Process]]:
         forked: list[psutil.Process] = []
 
-        def up(worker: Worker, report: Report) -> None:
-            if isinstance(report, Stream):
-                forked.extend(psutil.Process(int(worker.isolation().details["pid"])).children())
-                os.kill(runner._links[-1].pid, signal.SIGKILL)
+        def up(worker: Worker) -> None:
+            forked.extend(psutil.Process(int(worker.isolation().details["pid"])).children())
+            os.kill(runner._links[-1].pid, signal.SIGKILL)
 
         await warm(place, runner)
-        lost = await place.drive(runner, code, on_report=up)
+        lost = await place.drive(runner, code, on_report=once_printed("up", up))
         await place.drive(runner, "1")  # its supervisor removes what the killed one left
         return lost, forked
 
     lost, forked = session(place, kill)
     assert (lost.exit.cause, lost.isolation.details["start"]) == ("supervisor_lost", FORKED)
     assert len(forked) == 1
-    assert [child for child in forked if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert [child for child in forked if not ended(child)] == []
 
 
 def test_a_waiting_interpreter_that_was_killed_is_not_given_a_job(plain: Place) -> None:

@@ -19,7 +19,7 @@ from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
 from nodetool_jupyter.runners.base import Worker
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from tests.components import require
-from tests.runners.processes import Outcome, Place
+from tests.runners.processes import HANG_GUARD_SECONDS, Outcome, Place, stop_at
 from tests.sandbox.attacks import attack
 
 
@@ -88,14 +88,9 @@ def test_how_the_code_ended_is_told_through_bubblewrap(
     assert (found.cause, found.signal, found.code) == (cause, signal, exit_code)
 
 
-def stop_when_it_prints(worker: Worker, report: Report) -> None:
-    if isinstance(report, Stream) and "ready" in report.text:
-        worker.stop(5.0)
-
-
 def test_a_stop_interrupts_the_code_inside(place: Place, way: str) -> None:
     code = "import time\ntry:\n  print('ready')\n  time.sleep(600)\nexcept KeyboardInterrupt:\n  print('interrupted')"
-    found = run(place, code, on_report=stop_when_it_prints)
+    found = run(place, code, on_report=stop_at("ready\n", 2 * HANG_GUARD_SECONDS))
     assert found.text() == "ready\ninterrupted\n"
     assert [step.signal for step in found.exit.sent] == ["SIGINT"]
     assert found.exit.code == 0
@@ -117,12 +112,7 @@ print("ready")
 while True:
     time.sleep(600)
 """
-
-    def stop(worker: Worker, report: Report) -> None:
-        if isinstance(report, Stream):
-            worker.stop(0.2)
-
-    found = run(place, code, on_report=stop)
+    found = run(place, code, on_report=stop_at("ready", 0.2))
     assert [step.signal for step in found.exit.sent] == ["SIGINT", "SIGTERM", "SIGKILL"]
     assert found.exit.signal == "SIGKILL"
     assert found.exit.processes_reaped >= 3

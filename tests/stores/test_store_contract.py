@@ -42,6 +42,19 @@ def test_events_come_back_as_they_were_committed(store):
     assert store.read(job.id, after=1) == list(events)
 
 
+def test_large_events_come_in_pages(store):
+    job = stored(store)
+    for n in range(12):
+        change = prints(job, f"{n}" * (1 << 20))
+        store.commit([change])
+        job = change.job
+    pages = [store.read(job.id)]
+    assert len(pages[0]) < 10
+    while page := store.read(job.id, after=pages[-1][-1].seq):
+        pages.append(page)
+    assert [event.seq for page in pages for event in page] == list(range(1, 14))
+
+
 def test_text_that_utf_8_does_not_have_is_kept_readable(store):
     job = stored(store, name="\udc80", user="a\udc80\0n", work=CodeWork("\ud800"))
     store.commit([prints(job, "before \ud800 after")])

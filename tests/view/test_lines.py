@@ -101,3 +101,14 @@ def test_a_settled_line_is_whole_whatever_moves_the_cursor_in_it(text: str) -> N
 def test_a_whole_text_is_settled_line_by_line_and_none_is_cut() -> None:
     long = "x" * 50_000
     assert settled(f"{long}END\n10%\r20%\nlast") == f"{long}END\n20%\nlast"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "the beginning of one more", "\x1b[3"])
+def test_many_lines_at_once_leave_what_they_leave_one_by_one(end: str) -> None:
+    text = "".join(f"{n} \x1b[31mred\x1b[0m\rover\n" if n % 7 == 0 else f"plain {n}\n" for n in range(50)) + end
+    at_once = write(write(Lines(), "begun "), text, most_lines=5)
+    one_by_one = write(Lines(), "begun ")
+    for piece in text.splitlines(keepends=True):
+        one_by_one = write(one_by_one, piece, most_lines=5)
+    assert at_once == one_by_one
+    assert at_once.dropped == (46 if end == "\n" else 45)

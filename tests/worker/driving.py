@@ -76,9 +76,16 @@ class Child:
     def until(self, wanted: Callable[[Report], bool]) -> Report:
         return next(report for report in self._frames if wanted(report))
 
-    def printed(self, text: str) -> None:
-        """Wait until it has printed this line."""
-        self.until(lambda report: isinstance(report, Stream) and text in report.text)
+    def printed(self, text: str, end: str = "\n") -> None:
+        """Wait until it has printed this line: `print` writes its words and the end apart, and they may come so."""
+        seen = ""
+
+        def there(report: Report) -> bool:
+            nonlocal seen
+            seen += report.text if isinstance(report, Stream) else ""
+            return text + end in seen
+
+        self.until(there)
 
     def rest(self) -> list[Report]:
         """All reports until the channel's end, and the process waited for."""

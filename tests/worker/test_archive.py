@@ -12,7 +12,7 @@ from nodetool_jupyter.runners.docker.bundle import bundle
 
 INSTALL = """\
 import marshal, os, sys
-archive, *modules = marshal.loads(sys.stdin.buffer.read()[4:])
+archive, _, *modules = marshal.loads(sys.stdin.buffer.read()[4:])
 exec(compile(archive, "/nodetool_jupyter/worker/archive.py", "exec", 0, True))
 install(*modules)
 os.closerange(3, 256)
@@ -28,8 +28,8 @@ def inside(code: str, data: bytes) -> str:
 
 
 def of_another_python() -> bytes:
-    archive, _, compiled, sources = marshal.loads(bundle().data[4:])
-    return bytes(4) + marshal.dumps((archive, b"none", compiled, sources), 2)
+    archive, code, _, compiled, sources = marshal.loads(bundle().data[4:])
+    return bytes(4) + marshal.dumps((archive, code, b"none", compiled, sources), 2)
 
 
 @pytest.mark.parametrize("data", [bundle().data, of_another_python()], ids=["byte code", "source"])

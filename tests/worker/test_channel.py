@@ -65,8 +65,7 @@ def test_text_that_looks_like_a_frame_is_text(run: Run) -> None:
 def test_a_line_arrives_while_the_cell_goes_on(start: Start) -> None:
     child = start()
     child.run("import time\nprint('now')\nprint('no newline', end='')\ntime.sleep(1000)")
-    child.printed("now")
-    child.printed("no newline")
+    child.printed("now\nno newline", end="")
 
 
 def test_a_flood_of_prints_is_gathered(run: Run) -> None:

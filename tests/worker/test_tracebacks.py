@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.worker.driving import Ran
 
@@ -82,3 +83,20 @@ def test_the_cells_source_is_known_to_inspect_and_traceback(run: Run) -> None:
         "(inspect.getsource(f), '1 / 0' in text)"
     )
     assert run(code).value() == ("def f():\n    1 / 0\n", True)
+
+
+def test_code_that_left_no_descriptor_has_its_traceback_all_the_same(run: Run) -> None:
+    code = "import os\nopened = []\nwhile True: opened.append(os.open('/dev/null', os.O_RDONLY))"
+    ran = run(f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n{code}")
+    assert ran.raised.ename == "OSError"
+    assert "line 5" in shown(ran)
+
+
+def test_files_beside_a_job_that_are_called_as_modules_of_python_take_no_part_in_its_traceback(
+    run: Run, tmp_path: Path
+) -> None:
+    for name in ("traceback", "linecache", "tokenize", "textwrap"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
+    ran = run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n1 / 0")
+    assert ran.raised.ename == "ZeroDivisionError"
+    assert "line 3" in shown(ran)

@@ -52,8 +52,9 @@ class Seen:
             assert self._news.wait_for(lambda: len(found()) >= count, HANG_GUARD_SECONDS), self.events
             return found()[count - 1]
 
-    def printed(self, line: str) -> None:
-        self.wait(lambda event: isinstance(event, Stream) and line in event.text)
+    def printed(self, line: str, name: str = "stdout") -> None:
+        """Wait for a text in one of the streams: `print` writes its words and the end apart, and they may come so."""
+        self.wait(lambda event: isinstance(event, Stream) and line in text(self.events, name))
 
 
 def end(manager: JobExecutionManager, job: Job) -> tuple[Job, list[AnyEvent]]:

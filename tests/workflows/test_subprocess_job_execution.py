@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,12 +16,24 @@ import pytest
 from nodetool_jupyter import places
 from nodetool_jupyter.config import Settings
 from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
-from nodetool_jupyter.events import AnyEvent, Display, Exit, Isolation, JobUpdate, NodeProgress, OutputUpdate, Stream
+from nodetool_jupyter.events import (
+    AnyEvent,
+    Display,
+    Exit,
+    Isolation,
+    JobUpdate,
+    NodeProgress,
+    OutputUpdate,
+    Stream,
+    UsageUpdate,
+)
 from nodetool_jupyter.jobs import CodeWork, Job, JobRequest, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.runners.base import Parcel
 from nodetool_jupyter.worker import cgroups, tree
 from tests.components import require_right
+from tests.runners.processes import supervisors
+from tests.workflows.seeing import Seen
 
 HANG_GUARD_SECONDS = 60.0
 SLEEP = "import time\nprint('up', flush=True)\nwhile True:\n    time.sleep(0.01)"
@@ -77,7 +90,7 @@ def jobs(manager: JobExecutionManager, settings: Settings) -> Iterator[Jobs]:
     manager.close()
     assert [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if tree.job_of(pid) in found.ids] == []
     assert [path for path in places.job_root().glob(f"{manager.owner.id}/*") if path.is_dir()] == []
-    assert [child for child in psutil.Process().children() if "supervisor.py" in " ".join(child.cmdline())] == []
+    assert supervisors(os.getpid()) == []
 
 
 def one(events: list[AnyEvent], kind: type) -> Any:
@@ -259,7 +272,7 @@ def test_a_process_that_lives_on_after_its_result_is_stopped(jobs: Jobs) -> None
 def test_the_death_of_the_supervisor_fails_its_jobs_and_not_the_next(jobs: Jobs) -> None:
     job = jobs.submit(SLEEP)
     jobs.when_it_prints(job)
-    [supervisor] = [each for each in psutil.Process().children() if "supervisor.py" in " ".join(each.cmdline())]
+    [supervisor] = supervisors(os.getpid())
     supervisor.kill()
     job, _ = jobs.end(job)
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.LOST)
@@ -321,11 +334,14 @@ def test_closing_the_manager_ends_every_job(jobs: Jobs) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_a_job_and_its_daemon_use_what_is_reported(jobs: Jobs) -> None:
-    code = "import subprocess, time\nx = b'x' * (60 << 20)\nsubprocess.Popen(['sleep', '1000'])\ntime.sleep(1.5)"
-    job, events = jobs.run(code)
+def test_a_job_and_its_daemon_use_what_is_reported(jobs: Jobs, tmp_path: Path) -> None:
+    code = "import os, subprocess, time\nx = b'x' * (60 << 20)\nsubprocess.Popen(['sleep', '1000'])\n"
+    job = jobs.submit(f"{code}while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)")
+    seen = Seen(jobs.manager, job)
+    seen.wait(lambda event: isinstance(event, UsageUpdate) and event.processes == 2)
+    (tmp_path / "go").touch()
+    job, events = jobs.end(job)
     assert job.usage.peak_memory_bytes > 60 << 20
-    assert max(getattr(event, "processes", 0) for event in events) == 2
     assert [step.signal for step in one(events, Exit).sent] == ["SIGKILL"]
     assert job.status is JobStatus.COMPLETED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,19 @@ from nodetool_jupyter.events import (
 from nodetool_jupyter.jobs import CodeWork, JobRequest, JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.runners.base import Parcel
+from nodetool_jupyter.runners.thread_stop import whereabouts
 from tests.workflows.seeing import HANG_GUARD_SECONDS, Run, Seen, Submit, end, notes, of, text
+
+HERE = "import threading; thread = threading.current_thread(); print('ready')"
+
+
+def until_it_waits(namespace: dict[str, Any]) -> None:
+    """Until a job that began with `HERE` waits for its gate in C code, where no exception reaches its thread."""
+    guard = time.monotonic() + HANG_GUARD_SECONDS
+    # the same call stands before the gate knows of a waiter, and does not wait there
+    while not (namespace["gate"]._cond._waiters and "waiter.acquire()" in whereabouts(namespace["thread"])):
+        assert time.monotonic() < guard, "it does not wait"
+        time.sleep(0.001)
 
 
 def test_python_code_is_stopped_at_once(manager: JobExecutionManager, submit: Submit) -> None:
@@ -33,9 +46,10 @@ def test_python_code_is_stopped_at_once(manager: JobExecutionManager, submit: Su
 
 
 def test_a_job_that_looks_at_cancelled_ends_in_its_own_way(manager: JobExecutionManager, submit: Submit) -> None:
-    code = (
-        "import nodetool_jupyter as nt\nprint('ready')\nwhile True:\n    try:\n"
-        "        while not nt.cancelled(): pass\n        break\n    except KeyboardInterrupt: pass\nprint('put away')"
+    code = (  # the interrupt that comes with the flag may hit anywhere below
+        "import nodetool_jupyter as nt\naway = False\nwhile not away:\n    try:\n        print('ready')\n"
+        "        while not nt.cancelled(): pass\n        print('put away')\n        away = True\n"
+        "    except KeyboardInterrupt: pass"
     )
     job = submit(code)
     Seen(manager, job).printed("ready")
@@ -53,14 +67,16 @@ def test_a_thread_that_is_stuck_stalls_none_that_is_traced(settings: Settings, g
     threading.settrace(trace)  # type: ignore[arg-type]
     try:
         with JobExecutionManager(settings) as manager:
-            request = JobRequest(work=CodeWork("print('ready')\ngate.wait()"), grace_seconds=0.1)
-            job = manager.submit(request, Parcel(namespace={"gate": gate}))
+            request = JobRequest(work=CodeWork(f"{HERE}\ngate.wait()"), grace_seconds=0.1)
+            space: dict[str, Any] = {"gate": gate}
+            job = manager.submit(request, Parcel(namespace=space))
             seen = Seen(manager, job)
             seen.printed("ready")
+            until_it_waits(space)
             manager.cancel(job.id)
             seen.wait(lambda event: isinstance(event, Notification) and event.code == "NT-C01")
             gate.set()
-            assert manager.wait(job.id, 30).status is JobStatus.CANCELLED
+            assert manager.wait(job.id, HANG_GUARD_SECONDS).status is JobStatus.CANCELLED
     finally:
         threading.settrace(before)  # type: ignore[arg-type]
 
@@ -79,10 +95,12 @@ def test_a_thread_that_cannot_be_stopped_stays_cancelling_and_says_where_it_is(
     manager: JobExecutionManager, submit: Submit, gate: threading.Event
 ) -> None:
     other = threading.Event()
-    code = "print('ready')\ntry:\n    gate.wait()\nfinally:\n    other.wait()"
-    job = submit(code, parcel=Parcel(namespace={"gate": gate, "other": other}), grace_seconds=0.2)
+    space: dict[str, Any] = {"gate": gate, "other": other}
+    code = f"{HERE}\ntry:\n    gate.wait()\nfinally:\n    other.wait()"
+    job = submit(code, parcel=Parcel(namespace=space), grace_seconds=0.2)
     seen = Seen(manager, job)
     seen.printed("ready")
+    until_it_waits(space)
     manager.cancel(job.id)
 
     def stuck(line: int) -> Callable[[AnyEvent], bool]:
@@ -106,7 +124,7 @@ def test_code_that_swallows_everything_is_interrupted_again_and_again(
     manager: JobExecutionManager, submit: Submit
 ) -> None:
     code = (
-        "caught = 0\nprint('ready')\nwhile caught < 3:\n    try:\n"
+        "caught = 0\nwhile caught < 3:\n    try:\n        print('ready')\n"
         "        while True: sum(range(9))\n    except BaseException:\n        caught += 1"
     )
     job = submit(code, grace_seconds=0.1)

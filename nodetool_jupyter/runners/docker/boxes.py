@@ -91,11 +91,16 @@ def open_box(
     )
 
 
+def fits(box: Box, spec: ContainerSpec, asked: frozenset[str]) -> bool:
+    """Whether a waiting container has the limits of a job already. asked: those that must be held."""
+    return update_fields(spec) == update_fields(box.spec) and asked.isdisjoint(box.not_held)
+
+
 def hand_out(engine: Engine, box: Box, spec: ContainerSpec, *, profile: Profile, asked: frozenset[str]) -> Box:
     """A waiting container under the limits of its job. Raises `WorkerNotStarted`; the box is closed then."""
-    fields = update_fields(spec)
-    if fields == update_fields(box.spec) and asked.isdisjoint(box.not_held):
+    if fits(box, spec, asked):
         return replace(box, spec=spec)
+    fields = update_fields(spec)
     try:
         engine.ask(
             lambda client: client._result(client._post_json(client._url("/containers/{0}/update", box.id), fields))

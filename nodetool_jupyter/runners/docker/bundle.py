@@ -46,8 +46,9 @@ def read(n):
   if not d:os._exit(0)
   b+=d
  return b
-archive,*modules=marshal.loads(read(int.from_bytes(read(4),'big')))
-exec(compile(archive,'/nodetool_jupyter/worker/archive.py','exec',0,True))
+from _frozen_importlib_external import MAGIC_NUMBER as mine
+source,code,*modules=marshal.loads(read(int.from_bytes(read(4),'big')))
+exec(marshal.loads(code)if modules[0]==mine else compile(source,'/nodetool_jupyter/worker/archive.py','exec',0,True))
 install(*modules)
 from nodetool_jupyter.worker.container import main
 main(sys.argv[1])
@@ -67,21 +68,20 @@ class Bundle(NamedTuple):
 def bundle() -> Bundle:
     """The worker, `cloudpickle` and the in-job helpers, as this Python's byte code and as source for any other's.
 
-    All of it is small enough for a connection to take before anybody reads it.
+    Most of it a connection takes before anybody reads it.
     """
     sources = dict(_sources())
     compiled = {
-        name: (file, package, marshal.dumps(compile(code, file, "exec", dont_inherit=True)))
+        # each packed by itself: most jobs import few of them
+        name: (file, package, zlib.compress(marshal.dumps(compile(code, file, "exec", dont_inherit=True)), 9))
         for name, (file, package, code) in sources.items()
     }
     archive = (_PACKAGE / "worker" / "archive.py").read_bytes()
-    parts = (archive, importlib.util.MAGIC_NUMBER, _packed(compiled), _packed(sources))
+    code = marshal.dumps(compile(archive, f"{_FOLDER}/worker/archive.py", "exec", dont_inherit=True))
+    packed = marshal.dumps(compiled, _OLD_FORMAT), zlib.compress(marshal.dumps(sources, _OLD_FORMAT), 9)
+    parts = (archive, code, importlib.util.MAGIC_NUMBER, *packed)
     data = marshal.dumps(parts, _OLD_FORMAT)
     return Bundle(len(data).to_bytes(4, "big") + data, hashlib.sha256(data).hexdigest())
-
-
-def _packed(modules: dict[str, tuple[str, bool, bytes]]) -> bytes:
-    return zlib.compress(marshal.dumps(modules, _OLD_FORMAT), 9)
 
 
 def _sources() -> Iterator[tuple[str, tuple[str, bool, bytes]]]:

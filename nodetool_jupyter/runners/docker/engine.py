@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ import anyio.to_thread
 
 from ...errors import RunnerUnavailable
 from .endpoint import NoEndpoint, endpoint, number_in, why
+from .hail import Hail
 from .removal import Removal
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CHECK_SECONDS, SHORT_SECONDS, LONG_SECONDS = 3.0, 10.0, 60.0
 _FACTS_SECONDS, _HEARD_SECONDS = 60.0, 0.1
-_OLDEST_API = (1, 41)
+_OLDEST_API, _NEWEST_API = (1, 41), (1, 45)  # what this program was tried with: an engine answers as it did then
 _MOST_MISSED = 3
 _PAUSE_SECONDS = 10.0
 _THREADS = 24
-_HEAD_BYTES = 1 << 10
 _ELSEWHERE = (
     "Start Docker, set DOCKER_HOST to where it listens, or choose another --runner; "
     "the job was not moved to another runner"
@@ -42,6 +41,10 @@ class EngineUnavailable(RunnerUnavailable):
 
     def __init__(self, why: str, remedy: str = _ELSEWHERE) -> None:
         super().__init__("docker", why, remedy)
+
+
+class MustAsk(Exception):
+    """The engine would have to be asked, and the caller may not wait."""
 
 
 class EngineRefused(Exception):
@@ -91,6 +94,10 @@ class Engine:
         self._missed_at = self._heard = 0.0
         self._limiter: anyio.CapacityLimiter | None = None
         self._closed = False
+        self._hail: Hail | None = None
+        self._unasked = 0
+        self.watched = False
+        """Whether somebody sees it go, so that what it said of itself holds."""
         self.left = Removal(self._try_to_remove)
         self.before_container: Callable[[], object] = lambda: None
         """Called before each container is made, whatever for and in whichever thread."""
@@ -110,12 +117,15 @@ class Engine:
         path = self.local_socket
         return os.access(path, os.R_OK | os.W_OK) if path else True
 
-    def facts(self) -> Mapping[str, Any]:
-        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`."""
-        found = self._facts
-        if found is not None and time.monotonic() - found[0] < _FACTS_SECONDS:
-            if time.monotonic() - self._heard > _HEARD_SECONDS:
-                self.ping()
+    def facts(self, *, ahead: bool = False) -> Mapping[str, Any]:
+        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`.
+
+        ahead: its answer is not waited for here, but where it is next asked.
+        """
+        found, now = self._facts, time.monotonic()
+        if found is not None and (self.watched or now - found[0] < _FACTS_SECONDS):
+            if now - self._heard > _HEARD_SECONDS:
+                self._call_out() if ahead and self.local_socket else self.ping()
             return found[1]
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
@@ -124,9 +134,57 @@ class Engine:
         return facts
 
     def ping(self) -> None:
-        """See that it takes a new call now. Raises `EngineUnavailable`, `EngineRefused`."""
-        path = self.local_socket
-        self.ask(lambda client: _ping(path) if path else client.ping(), seconds=CHECK_SECONDS)
+        """See that it takes a new call now, or has since it was called ahead. Raises as `ask` does."""
+        if not self.may_ask:
+            self._hear()
+        elif path := self.local_socket:
+            self.ask(lambda client: Hail(path, seconds=CHECK_SECONDS).hear(), seconds=CHECK_SECONDS)
+        else:
+            self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
+
+    def _call_out(self) -> None:
+        try:
+            self._replace_hail(Hail(self.local_socket, seconds=CHECK_SECONDS))
+        except OSError as error:
+            self._facts = None
+            raise self._unreachable(error, CHECK_SECONDS) from None
+
+    def _hear(self) -> None:
+        hail = self._replace_hail(None)
+        if hail is None:
+            raise MustAsk
+        try:
+            if time.monotonic() - hail.sent > _HEARD_SECONDS or not hail.answered:
+                raise MustAsk
+            hail.hear()
+        except OSError as error:
+            self._facts = None
+            raise self._unreachable(error, CHECK_SECONDS) from None
+        finally:
+            hail.close()
+        self._heard = hail.sent
+
+    def _replace_hail(self, hail: Hail | None) -> Hail | None:
+        """The one before; closed if there is a new one."""
+        with self._lock:
+            before, self._hail = self._hail, hail
+        if before is not None and hail is not None:
+            before.close()
+        return before
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether this thread may ask it something now."""
+        return self._unasked != threading.get_ident()
+
+    @contextmanager
+    def unasked(self) -> Iterator[None]:
+        """Within the block, whatever would have to be asked by this thread raises `MustAsk` instead."""
+        self._unasked = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._unasked = 0
 
     def forget(self) -> None:
         """Ask anew what it is: it may be another by now."""
@@ -134,6 +192,8 @@ class Engine:
 
     def ask(self, call: Callable[[APIClient], T], *, seconds: float = SHORT_SECONDS) -> T:
         """The engine's answer, from this thread. Raises `EngineUnavailable`, `EngineRefused`."""
+        if not self.may_ask:
+            raise MustAsk
         import docker.errors
         import requests
 
@@ -188,13 +248,16 @@ class Engine:
             clients = list(self._clients.values())
         for client in clients:
             if self.local_socket:
-                client.get_adapter(client.base_url).hang_up()
+                client.hang_up()
 
     def close(self) -> None:
         """Close the connections that are kept."""
         with self._lock:
             self._closed = True
             clients, self._clients = self._clients, {}
+            hail, self._hail = self._hail, None
+        if hail is not None:
+            hail.close()
         for client in clients.values():
             client.close()
 
@@ -215,11 +278,12 @@ class Engine:
     def _new_client(self, seconds: float) -> APIClient:
         from docker import APIClient
 
-        from .unix import UnixAdapter
+        from .unix import LocalClient, UnixAdapter
 
         oldest = ".".join(map(str, _OLDEST_API))
         try:
-            made = APIClient(**self._endpoint.options(), version=oldest, timeout=seconds, num_pools=_THREADS)
+            options = {**self._endpoint.options(), "version": oldest, "timeout": seconds, "num_pools": _THREADS}
+            made = LocalClient(self.local_socket, **options) if self.local_socket else APIClient(**options)
         except NoEndpoint as error:
             raise EngineUnavailable(str(error), error.remedy) from None
         made.trust_env = False  # neither a proxy, nor certificates that are for web sites instead of ours
@@ -228,17 +292,25 @@ class Engine:
                 made.get_adapter(made.base_url).close()
                 made._custom_adapter = UnixAdapter(self.local_socket, seconds=seconds, connections=_THREADS)
                 made.mount("http+docker://", made._custom_adapter)
-            made._version = self._version or made._retrieve_server_version()
-            if tuple(int(part) for part in made.api_version.split(".")) < _OLDEST_API:
-                raise EngineUnavailable(
-                    f"the engine at {self.url} speaks API {made.api_version}, and {oldest} is needed",
-                    "Install Docker 20.10 or newer",
-                )
+            made._version = self._version or self._spoken(made._retrieve_server_version())
         except BaseException:
             made.close()
             raise
         self._version = made._version  # the next client need not wait for an answer
         return made
+
+    def _spoken(self, newest: str) -> str:
+        """The version of the API to speak with an engine whose newest one this is. Raises `EngineUnavailable`."""
+        try:
+            major, minor = map(int, newest.split("."))
+        except ValueError:
+            raise EngineUnavailable(f"what answers at {self.url} is no engine: its API is {newest!r}") from None
+        if (major, minor) < _OLDEST_API:
+            raise EngineUnavailable(
+                f"the engine at {self.url} speaks API {newest}, and {'.'.join(map(str, _OLDEST_API))} is needed",
+                "Install Docker 20.10 or newer",
+            )
+        return ".".join(map(str, min((major, minor), _NEWEST_API)))
 
     def _miss(self) -> None:
         self._missed += 1
@@ -254,14 +326,3 @@ class Engine:
         if "timed out" in str(error):
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
         return EngineUnavailable(f"no engine answers at {self.url}: {why(error)}")
-
-
-def _ping(path: str) -> None:
-    """What `client.ping` does, at a fifth of the cost: every job asks that."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(CHECK_SECONDS)
-        connection.connect(path)
-        connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        head = connection.recv(_HEAD_BYTES).partition(b"\r\n")[0]
-    if b" 200 " not in head + b" ":
-        raise ConnectionError(f"it answered {head.decode('ascii', 'replace')!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 import time
@@ -19,6 +20,7 @@ from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused
 from .lines import Line
 
 _KNOWN_SECONDS = 5.0
+_TOLD_SECONDS = 1.0  # what the engine told a moment before a change may come here after it
 _PULL_SILENCE_SECONDS = 300.0
 _BAR = "pull"
 _VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
@@ -71,13 +73,27 @@ class Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, tuple[float, Image]] = {}
+        self._sure_from = math.inf
         self._pythons: dict[str, str] = {}
 
+    def watched(self) -> None:
+        """From now on whoever sees a change calls `changed`, until `unwatched`."""
+        self._sure_from = time.monotonic() + _TOLD_SECONDS
+
+    def changed(self) -> None:
+        """Something became of an image: all are looked up anew."""
+        self.watched()
+        self._known.clear()
+
+    def unwatched(self) -> None:
+        """Nobody tells of changes any more."""
+        self._sure_from = math.inf
+
     def find(self, options: ContainerOptions) -> Image | None:
-        """The image if it is there; looked up anew after some seconds. Raises `EngineUnavailable`."""
+        """The image if it is there; looked up anew after some seconds, or a change. Raises `EngineUnavailable`."""
         name = options.pinned or options.image or default_image()
-        known = self._known.get(name)
-        if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
+        known, now = self._known.get(name), time.monotonic()
+        if known is not None and (now - known[0] < _KNOWN_SECONDS or known[0] > self._sure_from):
             return known[1]
         try:
             found = self._engine.ask(lambda client: client.inspect_image(name), seconds=CHECK_SECONDS)
@@ -89,7 +105,7 @@ class Images:
                 return None
             raise
         image = self._describe(options.image or default_image(), found)
-        self._known[name] = time.monotonic(), image
+        self._known[name] = now, image
         return image
 
     def learn(self, image_id: str, python: str) -> None:

@@ -123,6 +123,20 @@ class StandbyPool:
         coming[0].gone.wait(_LOOK_SECONDS)
         return True
 
+    @property
+    def some_wait(self) -> bool:
+        """Whether there is any to take."""
+        return bool(self._waiting)
+
+    def take_now(self, key: str, fits: Callable[[Box], bool]) -> Box | None:
+        """A box under this key that lives and fits; nothing is waited for."""
+        with self._lock:
+            for one in self._waiting:
+                if one.key == key and fits(one.box) and one.box.alive():
+                    self._waiting.remove(one)
+                    return one.box
+        return None
+
     def _next(self, key: str) -> Box | None:
         with self._lock:
             found = next((one for one in self._waiting if one.key == key), None)

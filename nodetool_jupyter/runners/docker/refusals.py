@@ -47,11 +47,6 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
         _check_filtered(facts)
 
 
-def must_hold(request: JobRequest) -> frozenset[str]:
-    """The limits without which a job may not start."""
-    return frozenset() if request.limits.best_effort else frozenset(request.limits.asked())
-
-
 def check_held(request: JobRequest, facts: Mapping[str, Any]) -> None:
     """Raise `LimitNotHeld` for what this engine can't hold of what was asked, and what untrusted code must have."""
     untrusted = request.profile is Profile.UNTRUSTED

@@ -1,45 +1,43 @@
-"""The `docker` runner: what it refuses, and how a job gets its container."""
+"""The `docker` runner: what it refuses, and what becomes of its containers."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
-from itertools import count
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import anyio
 import anyio.to_thread
-import msgspec
 
-from ...containers import Bind, default_image
-from ...errors import InvalidRequest
-from ...events import Isolation, Notification
+from ...containers import default_image
+from ...events import Isolation
 from ...frames import Report
-from ...jobs import Job, JobRequest, Profile
+from ...jobs import Job, JobRequest
 from ...worker import wire
 from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
 from ..process_worker import value_frame
 from ..run_frame import run_frame
 from . import gpus, leftovers, wheels
-from .boxes import Box, close_box, hand_out, open_box
+from .boxes import Box, close_box
 from .built import BUILT_LABEL, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .idle import IdleStreams
 from .images import Image, Images
-from .isolation import isolation, isolation_of
+from .isolation import isolation
 from .ladder import UNKILLABLE_SECONDS
-from .mounts import check_workdir, checked_binds, what_lies_at
+from .mounts import check_workdir
 from .pool import StandbyPool
 from .probe import Pythons
-from .refusals import check_held, check_request, code_for_another, must_hold, other_python
-from .spec import ContainerSpec, container_spec, holds, pool_key
+from .refusals import check_held, check_request, code_for_another, other_python
+from .spec import container_spec, holds
+from .starts import Started, Starts
 from .threads import Threads
-from .users import Users
 from .versions import Finding, look_into
 from .watch import Watch
 from .worker import DockerWorker
@@ -67,39 +65,48 @@ class DockerRunner:
         labels: Mapping[str, str],
         standby: bool = True,
         private: Sequence[Path] = (),
-        most: float = float("inf"),
+        most: float = math.inf,
     ) -> None:
         self.engine = Engine(environ)
         self.images = Images(self.engine)
         self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
-        self._users = Users(self.engine, self._labels)
-        self._private = tuple(private)
         self._executor = Threads(_STARTS, "nodetool-docker")
         self._stops = Threads(_STOPS, "nodetool-docker-stop")
         self._pythons = Pythons(self.engine, self._labels, self._stops, self.images.learn)
-        self._pool = StandbyPool(self._executor, lambda it: close_box(self.engine, it), most=most) if standby else None
+        self._pool = (
+            StandbyPool(self._executor, lambda box: close_box(self.engine, box), most=most) if standby else None
+        )
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
         self._idle = IdleStreams(self.engine, label=label, ended=self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
         self.engine.before_container = self._heir.announce
-        self._slots = count()
         self._gpus = gpus.Gpus(local=bool(self.engine.local_socket))
-        self._watch = Watch(self.engine, label=label, ended=self._drop_dead)
+        self._watch = Watch(self.engine, self.images, ended=self._drop_dead)
+        self._starts = Starts(
+            self.engine,
+            self.images,
+            builder=self._builder,
+            gpus=self._gpus,
+            watch=self._watch,
+            pool=self._pool,
+            labels=labels,
+            private=private,
+        )
         self._starting = 0
-        self._noted: set[str] = set()
-        self._network = ""
-        self._network_lock = threading.Lock()
 
     def check(self, request: JobRequest) -> None:
-        """See `Runner.check`. Asks the engine, for no more than some seconds."""
-        facts = self.engine.facts()
+        """See `Runner.check`. Asks the engine, for no more than some seconds.
+
+        Where a container waits, the engine's answer is heard before the job gets it, and not waited for here.
+        """
+        facts = self.engine.facts(ahead=self._starts.may_be_at_once(request))
         check_request(request, facts)
         if request.container.gpus:
             self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
             wheels.check_pip()
-        check_workdir(self._binds(request), request.container.workdir)
+        check_workdir(self._starts.binds(request), request.container.workdir)
         if request.container.network not in ("none", "bridge"):
             leftovers.foreign_network(self.engine, request.container.network)
         check_held(request, facts)
@@ -115,7 +122,7 @@ class DockerRunner:
     def foresee(self, request: JobRequest) -> Isolation:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
-        request, user = self._resolved(request, image)
+        request, user = self._starts.resolved(request, image)
         network, facts, own = request.container.network, self.engine.facts(), image.volumes
         spec = container_spec(request, facts, image=image.id, image_user=user, network=network, devices=(), volumes=own)
         return isolation(request, spec, image, python=self.images.python_of(image))
@@ -173,7 +180,7 @@ class DockerRunner:
                 job,
                 self.engine,
                 started.box,
-                isolation=isolation_of(job.request, started.box, started.image),
+                image=started.image,
                 first=[*(value_frame(value) for value in parcel.inputs), _run(job, parcel, started.box)],
                 executor=self._stops,
                 watch=self._watch,
@@ -187,30 +194,16 @@ class DockerRunner:
                 with anyio.CancelScope(shield=True):
                     await worker.end()
 
-    async def _started(self, job: Job, parcel: Parcel) -> _Started:
+    async def _started(self, job: Job, parcel: Parcel) -> Started:
         """The container, ready; called off when the caller is."""
         loop = asyncio.get_running_loop()
         self._heir.announce()
-
-        def say(event: Report) -> None:
-            loop.call_soon_threadsafe(parcel.report, event)
-
-        stop = CallOff()
-        start = self._executor.submit(self._start, job, say, stop, loop)
-        self._starting += 1
-        start.add_done_callback(lambda done: loop.call_soon_threadsafe(self._has_started))
-        waited = asyncio.wrap_future(start)
-        try:
-            started = await asyncio.shield(waited)
-        except asyncio.CancelledError:
-            waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
-            stop.set()
-            with anyio.CancelScope(shield=True):
-                await self._undone(start)
-            raise
+        started = self._starts.at_once(job, parcel.report, loop)
+        if started is None:
+            started = await self._start(job, parcel, loop)
         if self._pool is not None and not job.request.fresh and not job.request.container.gpus:
             # a little later: what the job does first is not to wait for the engine's work on the next container
-            ahead = self._maker(job.request, started.spec)
+            ahead = self._starts.maker(job.request, started.spec)
 
             def make(stop: CallOff) -> Box:
                 return self._idle.watch(lambda: ahead(stop), loop)
@@ -218,11 +211,29 @@ class DockerRunner:
             loop.call_later(_REFILL_AFTER_SECONDS, self._refill, started.key, make)
         return started
 
-    async def _undone(self, start: Future[_Started]) -> None:
+    async def _start(self, job: Job, parcel: Parcel, loop: asyncio.AbstractEventLoop) -> Started:
+        def say(event: Report) -> None:
+            loop.call_soon_threadsafe(parcel.report, event)
+
+        stop = CallOff()
+        start = self._executor.submit(self._starts.start, job, say, stop, loop)
+        self._starting += 1
+        start.add_done_callback(lambda done: loop.call_soon_threadsafe(self._has_started))
+        waited = asyncio.wrap_future(start)
+        try:
+            return await asyncio.shield(waited)
+        except asyncio.CancelledError:
+            waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
+            stop.set()
+            with anyio.CancelScope(shield=True):
+                await self._undone(start)
+            raise
+
+    async def _undone(self, start: Future[Started]) -> None:
         """Wait until nothing is left of a start that was called off. Raises `WorkerNotGone`."""
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
 
-        def undo(done: Future[_Started]) -> None:
+        def undo(done: Future[Started]) -> None:
             if not done.cancelled() and done.exception() is None:
                 close_box(self.engine, done.result().box)
                 done.result().leases.close()
@@ -247,91 +258,6 @@ class DockerRunner:
         """Have a container wait, unless jobs start meanwhile: they go first, and the last of them does the same."""
         if self._pool is not None and not self._starting:
             self._pool.refill(key, make)
-
-    def _start(
-        self, job: Job, say: Callable[[Report], None], stop: CallOff, loop: asyncio.AbstractEventLoop
-    ) -> _Started:
-        """In a thread of its own."""
-        request, options = job.request, job.request.container
-        image = self.images.get(options, say, stop)
-        try:
-            self._note_drift(image, request, say)
-            watched = self._watch.ensure(loop)
-            with ExitStack() as leases:
-                built = image.id
-                if options.requirements:
-                    built = self._builder.get(image, job, say=say, stop=stop)
-                spec = self._spec(job, image, leases, stop, built=built)
-                shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
-                key = f"{pool_key(spec)} {shown}"
-                waiting = self._pool.take("" if request.fresh else key, stop) if self._pool is not None else None
-                asked = must_hold(request)
-                box = (
-                    hand_out(self.engine, waiting, spec, profile=request.profile, asked=asked)
-                    if waiting is not None
-                    else self._maker(request, spec)(stop)
-                )
-                self.images.learn(image.id, box.python)
-                return _Started(spec, key, box, image, watched, leases.pop_all())
-        except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
-            raise WorkerNotStarted(str(error)) from None
-        except WorkerNotStarted:
-            self._network = ""  # somebody may have removed it: the next job looks
-            raise
-
-    def _spec(self, job: Job, image: Image, leases: ExitStack, stop: CallOff, *, built: str) -> ContainerSpec:
-        options = job.request.container
-        network = self._ensured_network(options.network)
-        devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
-        request, user = self._resolved(job.request, image)
-        facts, own = self.engine.facts(), image.volumes
-        return container_spec(
-            request, facts, image=built, image_user=user, network=network, devices=devices, volumes=own
-        )
-
-    def _resolved(self, request: JobRequest, image: Image) -> tuple[JobRequest, str]:
-        """The request with real paths and users in numbers, and the image's own user."""
-        options, binds = request.container, self._binds(request)
-        user = self._users.in_numbers(image.id, options.user)
-        untrusted = request.profile is Profile.UNTRUSTED  # its code is not told by a name who it is
-        image_user = image.user if user or untrusted else self._users.in_numbers(image.id, image.user)
-        return msgspec.structs.replace(
-            request, container=msgspec.structs.replace(options, binds=binds, user=user)
-        ), image_user
-
-    def _binds(self, request: JobRequest) -> tuple[Bind, ...]:
-        root = self.engine.facts().get("DockerRootDir", "")
-        return checked_binds(
-            request.container.binds, engine_url=self.engine.url, engine_root=root, private=self._private
-        )
-
-    def _maker(self, request: JobRequest, spec: ContainerSpec) -> Callable[[CallOff], Box]:
-        slot = str(next(self._slots))
-        return lambda stop: open_box(
-            self.engine,
-            spec,
-            name=f"nodetool-{self._labels[leftovers.OWNER_LABEL]}-{slot}",
-            labels={**self._labels, "nodetool.slot": slot},
-            profile=request.profile,
-            asked=must_hold(request),
-            stop=stop,
-            wall_seconds=request.limits.wall_seconds,
-        )
-
-    def _ensured_network(self, network: str) -> str:
-        if network != "bridge":
-            return network if network == "none" else leftovers.foreign_network(self.engine, network)
-        with self._network_lock:
-            if not self._network:
-                name = f"nodetool-{self._labels[leftovers.OWNER_LABEL]}"
-                self._network = leftovers.own_network(self.engine, name, self._labels)
-            return self._network
-
-    def _note_drift(self, image: Image, request: JobRequest, say: Callable[[Report], None]) -> None:
-        for sentence in self.images.remarks(image, request.container):
-            if sentence not in self._noted:
-                self._noted.add(sentence)
-                say(Notification(content=sentence))
 
     def sweep(self, gone: Callable[[Mapping[str, str]], bool], *, built_before: float = 0.0) -> Swept:
         """See `Sweeper`. An engine that isn't there, or isn't ours to use, has nothing of ours."""
@@ -378,17 +304,6 @@ class DockerRunner:
             return not leftovers.remove_leftovers(self.engine, leftovers.owned_by(owner)).left
         except (EngineUnavailable, EngineRefused):
             return False
-
-
-class _Started(NamedTuple):
-    """A container that is ready, and what its worker needs to know."""
-
-    spec: ContainerSpec
-    key: str
-    box: Box
-    image: Image
-    watched: int
-    leases: ExitStack
 
 
 def _run(job: Job, parcel: Parcel, box: Box) -> list[wire.Buffer]:

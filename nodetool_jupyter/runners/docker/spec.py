@@ -216,7 +216,7 @@ def _shut(network: str, *, untrusted: bool) -> dict[str, Any]:
         "Init": False,
         "OomScoreAdj": 800,
         "AutoRemove": False,
-        "RestartPolicy": {"Name": "", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "LogConfig": {"Type": "none", "Config": {}},
     }
 

@@ -1,14 +1,21 @@
 """Connections to an engine's socket on this machine, closed when nobody answers and used again for any call.
 
-The SDK's own stay open when they can't be made, and wait each for the very same call. Imported with the SDK.
+The SDK's own stay open when they can't be made, and wait each for the very same call. And what `requests` does around
+a call takes longer than most calls. Imported with the SDK.
 """
 
 from __future__ import annotations
 
+import select
 import socket
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException
 from typing import Any
+from urllib.parse import urlencode
 from weakref import WeakSet
 
+import requests
+from docker import APIClient
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
 from .attach import hang_up
@@ -61,3 +68,104 @@ class UnixAdapter(UnixHTTPAdapter):  # type: ignore[misc]
         """Close the connections that are not in use."""
         super().close()
         self._pool.close()
+
+
+class _Plain(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+    def lives(self) -> bool:
+        """Whether the other end has neither closed it nor said something that nobody asked for."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
+
+class LocalClient(APIClient):  # type: ignore[misc]
+    """The SDK's client, whose calls with one whole answer are made without `requests`."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self._path = path
+        self._idle: list[_Plain] = []
+        self._known: WeakSet[_Plain] = WeakSet()
+        self._ended = False
+        super().__init__(**options)
+
+    def request(self, method: str, url: str, **options: Any) -> requests.Response:
+        """See `requests.Session`; raises the same."""
+        if options.get("stream") or options.get("json") or options.get("files"):
+            found: requests.Response = super().request(method, url, **options)
+            return found
+        query = _query(options.get("params") or {})
+        connection = self._connection()
+        try:
+            connection.timeout = options["timeout"]
+            if connection.sock is not None:
+                connection.sock.settimeout(connection.timeout)
+            target = url.removeprefix(self.base_url) + query
+            connection.request(method, target, options.get("data"), options.get("headers") or {})
+            answer = connection.getresponse()
+            made = _response(url, answer.status, answer.reason, answer.headers, answer.read())
+        except TimeoutError as error:
+            connection.close()
+            raise requests.exceptions.ReadTimeout(f"{url} timed out") from error
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise requests.exceptions.ConnectionError(f"{url}: {error}") from error
+        if connection.sock is not None:
+            self._idle.append(connection)
+        if self._ended:
+            self._close_idle()
+        return made
+
+    def hang_up(self) -> None:
+        """Whoever waits for an answer gets an `OSError`."""
+        self.get_adapter(self.base_url).hang_up()
+        for connection in list(self._known):
+            if connection.sock is not None:
+                hang_up(connection.sock)
+
+    def close(self) -> None:
+        """Close the connections, those in use when they have their answer."""
+        self._ended = True
+        self._close_idle()
+        super().close()
+
+    def _connection(self) -> _Plain:
+        while self._idle:
+            try:
+                found = self._idle.pop()
+            except IndexError:  # another thread was first
+                break
+            if found.lives():
+                return found
+            found.close()
+        made = _Plain(self._path)
+        self._known.add(made)
+        return made
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return
+
+
+def _query(params: Mapping[str, Any]) -> str:
+    """As `requests` has it: what is `None` is left out."""
+    given = {name: value for name, value in params.items() if value is not None}
+    return f"?{urlencode(given, doseq=True)}" if given else ""
+
+
+def _response(url: str, status: int, reason: str, headers: Any, content: bytes) -> requests.Response:
+    made = requests.Response()
+    made.url, made.status_code, made.reason, made.headers = url, status, reason, headers
+    made._content, made.encoding = content, "utf-8"
+    return made

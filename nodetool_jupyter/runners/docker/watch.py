@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .engine import CHECK_SECONDS, Engine, EngineRefused, EngineUnavailable
+from .images import Images
 from .lines import Line
 
 _CHUNK = 64 << 10
@@ -18,15 +19,16 @@ _ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 class Watch:
-    """A connection that stays open as long as the engine lives: its stream of events, taken and not read.
+    """A connection that stays open as long as the engine lives: its stream of what happens to images.
 
-    `stood` counts how often it stood anew; a job that began under another number has seen an engine go. `ended` is
-    called on the loop when the engine has gone. Made on the manager's loop.
+    As long as it stands, what is known of the engine and its images needs no asking. `stood` counts how often it
+    stood anew; a job that began under another number has seen an engine go. `ended` is called on the loop when the
+    engine has gone. Made on the manager's loop.
     """
 
-    def __init__(self, engine: Engine, *, label: str, ended: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, images: Images, *, ended: Callable[[], None]) -> None:
         self._engine = engine
-        self._label = label
+        self._images = images
         self._ended = ended
         self._lock = threading.Lock()
         self._line: Line | None = None
@@ -36,8 +38,11 @@ class Watch:
         """Have it stand; its number. Blocks. Raises `EngineUnavailable`, `EngineRefused`."""
         with self._lock:
             if self._line is None:
-                self._line = self._engine.ask(self._open, seconds=CHECK_SECONDS)
+                line = self._engine.ask(self._open, seconds=CHECK_SECONDS)
                 self.stood += 1
+                self._line = line
+                self._engine.watched = True
+                self._images.watched()
                 loop.call_soon_threadsafe(self._listen, self._line)
             return self.stood
 
@@ -62,12 +67,13 @@ class Watch:
         """Watch no more; on the loop."""
         with self._lock:
             line, self._line = self._line, None
+            self._engine.watched = False
+            self._images.unwatched()
         if line is not None:
             self._forget(line)
 
     def _open(self, client: Any) -> Line:
-        filters = {"filters": f'{{"label":["{self._label}"]}}'}
-        line = Line(client, "GET", "/events", params=filters, seconds=CHECK_SECONDS)
+        line = Line(client, "GET", "/events", params={"filters": '{"type":["image"]}'}, seconds=CHECK_SECONDS)
         try:
             line.open()
         except BaseException:
@@ -91,6 +97,8 @@ class Watch:
             self.close()
             self._engine.forget()
             self._ended()
+        else:
+            self._images.changed()
 
     def _forget(self, line: Line) -> None:
         asyncio.get_running_loop().remove_reader(line.stream)

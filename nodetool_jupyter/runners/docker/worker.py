@@ -22,6 +22,8 @@ from ..process_worker import value_frame
 from .attach import Attached, Reader
 from .boxes import Box
 from .engine import Engine, EngineRefused, EngineUnavailable
+from .images import Image
+from .isolation import isolation_of
 from .ladder import Ladder
 from .usage import UsageStream
 from .watch import Watch
@@ -37,7 +39,7 @@ _STUCK = (
 
 
 class DockerWorker:
-    """The worker of the `docker` runner. first: the frames that give it its work, sent when somebody listens."""
+    """The worker of the `docker` runner. first: the frames that give it its work, sent at once."""
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class DockerWorker:
         engine: Engine,
         box: Box,
         *,
-        isolation: Isolation,
+        image: Image,
         first: Sequence[Sequence[wire.Buffer]],
         executor: Executor,
         watch: Watch,
@@ -55,9 +57,10 @@ class DockerWorker:
         self._job = job
         self._engine = engine
         self._box = box
-        self._isolation = isolation
-        self._first = list(first)
+        self._image = image
         self._attached = Attached(box.connection, box.parts)
+        for frame in first:
+            self._attached.send_frame(frame)
         self._reader = Reader(max_body_bytes=job.request.max_transfer_bytes)
         self._ladder = Ladder(engine, box.id, executor, self._give_up)
         self._usage = UsageStream(engine, box.id, self._measured)
@@ -72,13 +75,10 @@ class DockerWorker:
 
     def isolation(self) -> Isolation:
         """What `inspect` confirmed before the container started."""
-        return self._isolation
+        return isolation_of(self._job.request, self._box, self._image)
 
     async def reports(self) -> AsyncIterator[Sequence[Report]]:
         """What comes on the container's stream, and what the engine measures."""
-        for frame in self._first:
-            self._attached.send_frame(frame)
-        self._first.clear()
         self._usage.start()
         until = math.inf
         while not self._attached.ended.is_set() or self._attached.untaken:
@@ -110,11 +110,7 @@ class DockerWorker:
 
     def feed(self, value: Value) -> None:
         """Send a value on the channel, after what is on its way."""
-        frame = value_frame(value, kind="feed")
-        if self._first:
-            self._first.append(frame)
-        else:
-            self._attached.send_frame(frame)
+        self._attached.send_frame(value_frame(value, kind="feed"))
 
     def stop(self, grace_seconds: float) -> None:
         """Begin the ladder; the first call counts."""
