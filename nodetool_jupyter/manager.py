@@ -347,6 +347,10 @@ def _known_runners(settings: Settings, owner: Owner) -> tuple[Runner, ...]:
     from .runners.threaded import ThreadedRunner
 
     docker = DockerRunner(
-        settings.environ, labels=owner_labels(owner), standby=not settings.test, private=private_folders(settings)
+        settings.environ,
+        labels=owner_labels(owner),
+        standby=not settings.test,
+        private=private_folders(settings),
+        most=settings["docker_max_jobs"],
     )
     return ThreadedRunner(), SubprocessRunner(warm=not settings.test), docker

@@ -30,6 +30,7 @@ APART = [{"stores", "runners"}, {"notebook", "server", "cli"}]
 """These stand on one floor and never import each other."""
 
 BROAD_EXCEPT = {
+    "runners/docker/threads.py": "an executor: whoever waits for a call gets what it raised",
     "supervision.py": "the manager's supervisor: whatever goes wrong with one job ends that job only",
     "worker/execute.py": "around user code",
     "worker/process.py": "around what the job's own signal handlers raise between two steps of ours",

@@ -19,7 +19,7 @@ from ..worker.control import Control, ControlError
 
 _log = logging.getLogger(__name__)
 _PROGRAM = Path(worker.__file__).parent / "supervisor.py"
-_END_SECONDS = 15.0
+END_SECONDS = 15.0
 
 
 class Watched(Protocol):
@@ -34,24 +34,30 @@ class Watched(Protocol):
         ...
 
 
+def start_supervisor(*, grouped: bool) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A supervisor's process and our end of its channel; it ends when that is closed. Raises `OSError`."""
+    mine, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [
+                *(sys.executable, "-I", "-S", str(_PROGRAM)),
+                *(str(theirs.fileno()), str(os.getpid()), "grouped" if grouped else "plain"),
+            ],
+            cwd="/",
+            env={},  # jobs can read it, and the kernel's may hold what they must not have
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    return process, mine
+
+
 class SupervisorLink:
     """One running supervisor. All methods are called on the loop on which it was made."""
 
     def __init__(self, *, grouped: bool) -> None:
-        mine, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [
-                    *(sys.executable, "-I", "-S", str(_PROGRAM)),
-                    *(str(theirs.fileno()), str(os.getpid()), "grouped" if grouped else "plain"),
-                ],
-                cwd="/",
-                env={},  # jobs can read it, and the kernel's may hold what they must not have
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+        self._process, mine = start_supervisor(grouped=grouped)
         self.lost = False
         self._control = Control(mine)
         self._watched: dict[str, Watched] = {}
@@ -81,10 +87,6 @@ class SupervisorLink:
         """Keep interpreters waiting that have imported what jobs need, instead of those before."""
         self._send({"op": "warm", **order})
 
-    def name_heir(self, argv: Sequence[str]) -> None:
-        """What the supervisor starts when its owner is gone, to clean up elsewhere; nothing when it is empty."""
-        self._send({"op": "heir", "argv": list(argv)})
-
     def forget(self, job: str, folder: str) -> None:
         """The job is settled and its folder removed."""
         self._watched.pop(job, None)
@@ -94,7 +96,7 @@ class SupervisorLink:
         """Have everything ended, and wait until the supervisor is gone."""
         self._lose()
         try:
-            await anyio.to_thread.run_sync(self._process.wait, _END_SECONDS)
+            await anyio.to_thread.run_sync(self._process.wait, END_SECONDS)
         except subprocess.TimeoutExpired:
             _log.warning("the supervisor (process %d) does not end", self.pid)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nodetool_jupyter.containers import ContainerOptions
-from nodetool_jupyter.jobs import JobStatus, Profile, Reason
-from nodetool_jupyter.runners.docker import syscalls
+from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.runners.docker import handshake, syscalls
 from nodetool_jupyter.worker import seccomp
 from tests.docker.faulty import Jobs, containers, eventually_empty, jobs_on
 from tests.docker.jobs import jobs_on as filtered_jobs_on
@@ -37,6 +37,7 @@ TURNS = '(until [ -e /tmp/turn ]; do sleep 0.05; done; exec cat /dev/zero) &\nex
 UNFILTERED = 'exec $REAL -I -S -c "$4" default'
 """Has a real worker, which is told to put no filter on itself."""
 
+MUTE = "exec sleep 600"
 ANOTHER = """exec $REAL -I -S -c 'import sys
 %s
 code = sys.argv.pop(1)
@@ -57,7 +58,7 @@ def spoiled_engine() -> Iterator[Engine]:
         with engine.client() as client:
             images.load(client, variants=False)
             unfit = {name: ANOTHER % lie for name, (lie, _) in UNFIT.items()}
-            for name, script in {**HOSTILE, **unfit, "turns": TURNS, "unfiltered": UNFILTERED}.items():
+            for name, script in {**HOSTILE, **unfit, "turns": TURNS, "unfiltered": UNFILTERED, "mute": MUTE}.items():
                 images.load_with_python3(client, f"hostile:{name}", script)
         yield engine
 
@@ -82,6 +83,22 @@ def test_a_python_that_can_not_run_jobs_is_named_beside_the_one_that_can(
     assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.START_FAILED)
     assert ended.message.startswith(f"The image's python3 can't run jobs: {UNFIT[what][1]}")
     assert ended.message.endswith(", and CPython 3.11 or newer is needed. Choose another --image.")
+    eventually_empty(spoiled_engine)
+
+
+@pytest.mark.parametrize(("wall", "seconds"), [(None, 60.0), (6.0, 20.0), (30.0, 30.0), (3600.0, 60.0)])
+def test_a_worker_is_waited_for_as_long_as_a_job_may_run_within_bounds(wall: float | None, seconds: float) -> None:
+    assert handshake.patience(wall) == seconds
+
+
+def test_a_python_that_says_nothing_is_waited_for_no_longer_than_the_job_may_run(
+    spoiled_engine: Engine, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "_LEAST_SECONDS", 0.5)
+    with jobs_on(spoiled_engine.url, environ) as jobs:
+        ended = jobs.run("1", image="hostile:mute", limits=ResourceLimits(wall_seconds=0.5))
+    assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.START_FAILED)
+    assert ended.message.startswith("The container's worker was not ready after 0.5 s.")
     eventually_empty(spoiled_engine)
 
 

@@ -34,6 +34,12 @@ def waiting(jobs: Jobs, count: int = 1) -> set[str]:
     return found
 
 
+def running(jobs: Jobs) -> list[str]:
+    with jobs.engine.client() as client:
+        label = {"label": f"nodetool.owner={jobs.manager.owner.id}"}
+        return [one["Id"] for one in client.api.containers(filters=label)]
+
+
 def test_the_second_job_finds_a_container_waiting_and_each_is_used_once(jobs: Jobs) -> None:
     used = []
     for _ in range(4):
@@ -125,6 +131,24 @@ def test_a_fresh_job_takes_no_waiting_container_and_leaves_none(jobs: Jobs) -> N
     assert waiting(jobs) == known
 
 
+def test_containers_that_wait_are_among_those_that_there_may_be(
+    engine: Engine, environ: dict[str, str], tmp_path: Path
+) -> None:
+    with jobs_on(engine, {**kept_environ(environ, tmp_path), "DOCKER_MAX_JOBS": "1"}) as jobs:
+        counted = []
+        for user in ("1000", "1001", "1000"):
+            first = jobs.submit(SLEEP, container=ContainerOptions(user=user))
+            jobs.seen(first)
+            counted.append(len(running(jobs)))
+            jobs.manager.cancel(first.id)
+            jobs.end(first)
+            known = waiting(jobs)
+            jobs.run("1", container=ContainerOptions(user=user))
+            assert jobs.container_of(jobs.manager.find(limit=1)[0]) in known
+            waiting(jobs)
+        assert counted == [1, 1, 1]
+
+
 def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str]) -> None:
     with jobs_on(engine, environ) as jobs:
         jobs.run("1")
@@ -142,6 +166,19 @@ def test_a_container_that_was_ended_while_it_waited_is_passed_over(jobs: Jobs, s
     assert (job.status, text(events)) == (JobStatus.COMPLETED, "here\n")
     assert jobs.container_of(job) != dead
     assert of(events, Exit)[0].code == 0
+
+
+@pytest.mark.parametrize("how", ["pause", "update_container", "rename"])
+def test_a_container_that_somebody_touched_while_it_waited_is_given_up(jobs: Jobs, how: str) -> None:
+    jobs.run("1")
+    [touched] = waiting(jobs)
+    more = {"pause": {}, "update_container": {"mem_limit": "300m", "memswap_limit": "300m"}, "rename": {"name": "own"}}
+    with jobs.engine.client() as client:
+        getattr(client.api, how)(touched, **more[how])
+    until(lambda: not any(one.startswith(touched) for one in jobs.containers()), "it is removed")
+    job, events = jobs.run("print('hello')")
+    assert (job.status, text(events)) == (JobStatus.COMPLETED, "hello\n")
+    assert jobs.container_of(job) != touched
 
 
 def test_few_containers_wait_and_closing_the_manager_removes_them(jobs: Jobs) -> None:

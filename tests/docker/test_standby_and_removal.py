@@ -28,6 +28,7 @@ from tests.engine.private import until
 class FakeBox:
     def __init__(self) -> None:
         self.lives = True
+        self.id = str(id(self))
 
     def alive(self) -> bool:
         return self.lives

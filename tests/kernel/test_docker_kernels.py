@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import docker
@@ -59,6 +59,25 @@ def test_a_killed_kernel_takes_its_containers_and_its_network_along(
     nothing_left(docker_client)
 
 
+@pytest.fixture
+def mute(docker_client: docker.DockerClient) -> Iterator[str]:
+    """An image whose Python never says anything."""
+    name = "mute:1"
+    images.load_with_python3(docker_client, name, "exec sleep 600")
+    yield name
+    docker_client.images.remove(name)
+
+
+@pytest.mark.parametrize("asks", ["%%nodetool --runner docker --image {}\n1", "%nodetool doctor --image {}"])
+def test_a_killed_kernel_takes_along_the_container_in_which_an_image_is_asked(
+    kernel: Kernel, docker_client: docker.DockerClient, mute: str, asks: str
+) -> None:
+    kernel.start(asks.format(mute))
+    until(lambda: docker_client.api.containers())
+    os.kill(kernel.pid, signal.SIGKILL)
+    nothing_left(docker_client)
+
+
 def test_a_killed_kernel_takes_nothing_of_another_along(
     kernel: Kernel, start_kernel: Callable[[], Kernel], docker_client: docker.DockerClient
 ) -> None:
@@ -91,6 +110,20 @@ def test_a_kernel_that_dies_with_its_supervisor_is_cleaned_up_after_by_the_next(
     another.value("%nodetool jobs")
     nothing_left(docker_client)
     assert "lost" in another.value("%nodetool jobs")
+
+
+def test_a_job_is_cancelled_and_its_container_removed_before_a_kernel_ends_that_is_asked_to(
+    kernel: Kernel, start_kernel: Callable[[], Kernel], docker_client: docker.DockerClient
+) -> None:
+    kernel.value("import os; os.environ['NODETOOL_NONINTERACTIVE'] = '0'")
+    kernel.run(f"%%nodetool {START} --background --job lasting\n{SLEEPS}")
+    kernel.value("while 'up' not in lasting.logs(): pass")
+    until(lambda: len(docker_client.api.containers()) == 2)  # one of them waits for the next job
+    kernel.client.shutdown()
+    until(lambda: gone(kernel.pid))
+    assert containers(docker_client) == []
+    asks = "from nodetool_jupyter.notebook.session import current; print(current().manager.find()[0].message)"
+    assert start_kernel().value(asks) == "Cancelled: the kernel was shut down."
 
 
 @pytest.mark.parametrize("how", ["restart", "restart now", "shutdown", "shutdown now"])

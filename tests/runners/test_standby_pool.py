@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -31,9 +32,10 @@ class Bench:
     closed: list[str] = field(default_factory=list)
     ends: list[socket.socket] = field(default_factory=list)
     made: int = 0
+    most: float = math.inf
 
     def __post_init__(self) -> None:
-        self.pool = StandbyPool(self.executor, self._close)
+        self.pool = StandbyPool(self.executor, self._close, most=self.most)
 
     def _close(self, box: Box) -> None:
         box.connection.close()
@@ -56,8 +58,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench()
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(most=getattr(request, "param", math.inf))
     yield made
     made.pool.empty()
     made.executor.shutdown(wait=True)
@@ -134,3 +136,69 @@ async def test_a_box_that_comes_after_the_end_holds_no_connection(bench: Bench) 
     gate.set()
     bench.executor.shutdown(wait=True)
     assert bench.closed == ["box-1"]
+
+
+@pytest.mark.parametrize("bench", [1], indirect=True)
+async def test_no_box_waits_beside_the_only_job_and_one_when_it_has_ended(bench: Bench) -> None:
+    bench.pool.job_begins("job")
+    bench.pool.refill("key", bench.make)
+    assert bench.made == 0
+    bench.pool.job_ends("job")
+    await bench.waiting(1)
+
+
+@pytest.mark.parametrize("bench", [2], indirect=True)
+async def test_a_job_that_finds_no_box_has_one_given_up_for_it(bench: Bench) -> None:
+    bench.pool.refill("key", bench.make)
+    await bench.waiting(1)
+    bench.pool.job_begins("one")
+    assert await asyncio.to_thread(bench.take, "another key") is None
+    assert bench.closed == []
+    bench.pool.job_begins("two")
+    assert await asyncio.to_thread(bench.take, "") is None
+    assert bench.closed == ["box-1"]
+
+
+@pytest.mark.parametrize("bench", [1], indirect=True)
+async def test_a_job_takes_the_only_box_that_may_be(bench: Bench) -> None:
+    bench.pool.refill("key", bench.make)
+    await bench.waiting(1)
+    bench.pool.job_begins("job")
+    box = await asyncio.to_thread(bench.take, "key")
+    assert box is not None
+    box.connection.close()
+
+
+@pytest.mark.parametrize("bench", [1], indirect=True)
+async def test_a_box_that_is_being_made_is_called_off_for_a_job_of_another_kind(bench: Bench) -> None:
+    called_off = threading.Event()
+
+    def make(stop: CallOff) -> Box:
+        assert stop.wait(GUARD_SECONDS)
+        called_off.set()
+        return bench.make(stop)
+
+    bench.pool.refill("key", make)
+    bench.pool.job_begins("job")
+    assert await asyncio.to_thread(bench.take, "another key") is None
+    assert called_off.is_set()
+    assert bench.closed == ["box-1"]
+
+
+@pytest.mark.parametrize("bench", [2], indirect=True)
+async def test_an_older_box_of_another_kind_is_closed_before_the_next_is_made(bench: Bench) -> None:
+    closed_before: list[list[str]] = []
+
+    def make(stop: CallOff) -> Box:
+        closed_before.append(list(bench.closed))
+        return bench.make(stop)
+
+    bench.pool.refill("key", bench.make)
+    await bench.waiting(1)
+    bench.pool.job_begins("job")
+    bench.pool.refill("another key", make)
+    await bench.waiting(1)
+    box = await asyncio.to_thread(bench.take, "another key")
+    assert closed_before == [["box-1"]]
+    assert box is not None
+    box.connection.close()

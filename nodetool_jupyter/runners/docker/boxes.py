@@ -12,7 +12,7 @@ from ...jobs import Profile
 from ..base import WorkerNotStarted
 from .attach import Parts, hang_up
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
-from .handshake import CALLED_OFF, handshake, send_ahead
+from .handshake import CALLED_OFF, handshake, patience, send_ahead
 from .lines import Line
 from .refusals import no_python
 from .spec import ContainerSpec, differences, update_fields
@@ -62,10 +62,12 @@ def open_box(
     profile: Profile,
     asked: frozenset[str],
     stop: CallOff,
+    wall_seconds: float | None,
 ) -> Box:
     """Create, audit, attach, start, and wait until the worker is ready; blocks.
 
-    asked: the limits that must be held. Raises `WorkerNotStarted`; then nothing is left.
+    asked: the limits that must be held. wall_seconds: the job's own time limit. Raises `WorkerNotStarted`; then
+    nothing is left.
     """
     created = _create(engine, spec, name, labels)
     connection: socket.socket | None = None
@@ -77,7 +79,7 @@ def open_box(
         unsent = send_ahead(connection)
         engine.ask(lambda client: client.start(created["Id"]), seconds=LONG_SECONDS)
         with stop.closing(_HangUp(connection)):
-            python, parts = handshake(connection, unsent, stop)
+            python, parts = handshake(connection, unsent, stop, seconds=patience(wall_seconds))
     except BaseException as error:
         if connection is not None:
             _end(connection)
@@ -158,7 +160,7 @@ def _shown(value: Any) -> str:
 def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     config = {**spec.config, "Labels": dict(labels)}
     try:
-        return dict(engine.ask(lambda client: client.create_container_from_config(config, name), seconds=LONG_SECONDS))
+        return engine.create(config, name)
     except EngineRefused as error:
         raise _not_started(error, spec) from None
     except EngineUnavailable as error:

@@ -180,8 +180,7 @@ class _container:  # noqa: N801 - used as a block
         self._id = ""
 
     def __enter__(self) -> str:
-        made = self._engine.ask(lambda client: client.create_container_from_config(self._config), seconds=LONG_SECONDS)
-        self._id = str(made["Id"])
+        self._id = str(self._engine.create(self._config)["Id"])
         try:
             check_applied(self._engine, self._id, self._config)
         except BaseException:

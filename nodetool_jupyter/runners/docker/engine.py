@@ -99,6 +99,8 @@ class Engine:
         self.watched = False
         """Whether somebody sees it go, so that what it said of itself holds."""
         self.left = Removal(self._try_to_remove)
+        self.before_container: Callable[[], object] = lambda: None
+        """Called before each container is made, whatever for and in whichever thread."""
 
     @property
     def silent(self) -> bool:
@@ -217,6 +219,11 @@ class Engine:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(_THREADS)
         return await anyio.to_thread.run_sync(lambda: self.ask(call, seconds=seconds), limiter=self._limiter)
+
+    def create(self, config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+        """Make a container; the engine's answer. Raises `EngineUnavailable`, `EngineRefused`."""
+        self.before_container()
+        return dict(self.ask(lambda client: client.create_container_from_config(config, name), seconds=LONG_SECONDS))
 
     def remove(self, container: str) -> bool:
         """Remove a container with its anonymous volumes, running or not; whether it is gone. If not, `left` has it."""

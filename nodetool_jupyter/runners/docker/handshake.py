@@ -22,10 +22,9 @@ from .attach import Parts
 from .bundle import bundle
 from .engine import CallOff
 
-READY_SECONDS = 60.0
-NOT_READY = (
-    f"The container's worker was not ready after {READY_SECONDS:g} s. Try the image's python3, or look at the load of "
-    "the engine."
+READY_SECONDS, _LEAST_SECONDS = 60.0, 20.0
+_NOT_READY = (
+    "The container's worker was not ready after {:g} s. Try the image's python3, or look at the load of the engine."
 )
 CALLED_OFF = "The start was called off."
 _CHUNK = 64 << 10
@@ -47,13 +46,23 @@ def send_ahead(connection: socket.socket) -> memoryview:
     return unsent
 
 
-def handshake(connection: socket.socket, unsent: memoryview, stop: CallOff) -> tuple[str, Parts]:
+def patience(wall_seconds: float | None) -> float:
+    """How many seconds a job with this time limit waits for its worker, which is none of the job's own time.
+
+    Nobody who gives a job few seconds is to wait a minute for a python3 that says nothing; a busy engine needs some.
+    """
+    return READY_SECONDS if wall_seconds is None else min(READY_SECONDS, max(_LEAST_SECONDS, wall_seconds))
+
+
+def handshake(
+    connection: socket.socket, unsent: memoryview, stop: CallOff, *, seconds: float = READY_SECONDS
+) -> tuple[str, Parts]:
     """The version of the worker's Python, and the state of the stream; sends what is left of the archive. Blocks.
 
     Raises `WorkerNotStarted`.
     """
     greeting = _Greeting()
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         poll = select.poll()  # `select` takes no descriptor above 1023
         poll.register(connection, select.POLLIN | (select.POLLOUT if unsent else 0))
@@ -64,7 +73,7 @@ def handshake(connection: socket.socket, unsent: memoryview, stop: CallOff) -> t
         for data in _arrived(connection):
             if version := greeting.hear(data):
                 return version, greeting.parts
-    raise WorkerNotStarted(NOT_READY)
+    raise WorkerNotStarted(_NOT_READY.format(seconds))
 
 
 class _Greeting:

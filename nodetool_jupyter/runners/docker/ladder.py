@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from .engine import Engine, EngineRefused, EngineUnavailable
 
@@ -20,9 +20,7 @@ class Ladder:
     still there long after it was killed, or the engine can't be asked to.
     """
 
-    def __init__(
-        self, engine: Engine, container: str, executor: ThreadPoolExecutor, given_up: Callable[[], None]
-    ) -> None:
+    def __init__(self, engine: Engine, container: str, executor: Executor, given_up: Callable[[], None]) -> None:
         self._engine = engine
         self._container = container
         self._executor = executor

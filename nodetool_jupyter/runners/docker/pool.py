@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,6 +19,8 @@ from .engine import CallOff, EngineRefused, EngineUnavailable
 _MOST_PER_KEY = 2
 _MOST = 4
 _LOOK_SECONDS = 0.05
+_AGAIN_SECONDS = 0.05
+_MOST_TOUCHED = 1000  # that nobody may have got yet
 IDLE_SECONDS = 300.0
 
 
@@ -28,44 +32,96 @@ class _Waiting:
 
 
 class _Coming:
-    """A box that is being made; a job that claims it gets it, or nothing."""
+    """A box that is being made; a job that claims it gets it, or nothing. gone: it is made, and not unwanted."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.claimed = False
         self.box: Box | None = None
+        self.stop = CallOff()
         self.done = threading.Event()
+        self.gone = threading.Event()
 
 
 class StandbyPool:
-    """Keeps boxes ready by key. `refill` on the manager's loop, all else from any thread; boxes are made in threads."""
+    """Keeps boxes ready by key. `refill` and `job_ends` on the manager's loop, all else from any thread.
 
-    def __init__(self, executor: ThreadPoolExecutor, close: Callable[[Box], None]) -> None:
+    most: how many containers there may be at once, those of jobs and those that wait. Where a job has no box to take,
+    boxes are given up for its container, and none is made while there is no room.
+    """
+
+    def __init__(self, executor: Executor, close: Callable[[Box], None], *, most: float = math.inf) -> None:
         self._executor = executor
         self._close = close
+        self._most = most
+        self._jobs: set[str] = set()
+        self._wanted: tuple[str, Callable[[CallOff], Box]] | None = None
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._coming: list[_Coming] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._stop = CallOff()
+        self._closed = False
+        self._touched: deque[str] = deque(maxlen=_MOST_TOUCHED)
+
+    def job_begins(self, job_id: str) -> None:
+        """This job is to have a container."""
+        with self._lock:
+            self._jobs.add(job_id)
+
+    def job_ends(self, job_id: str) -> None:
+        """And needs it no more: there may be room for a box again, unless the next job comes first."""
+        with self._lock:
+            self._jobs.discard(job_id)
+        if self._wanted is not None:
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._refill_wanted)
+
+    def _refill_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self.refill(*wanted)
 
     def take(self, key: str, stop: CallOff) -> Box | None:
-        """A box under this key that still lives; one that is on its way is waited for, until `stop` is set."""
+        """A box under this key that still lives; one that is on its way is waited for, until `stop` is set.
+
+        Without one there is room for a container when this returns. No box is under the key "".
+        """
         while (waiting := self._next(key)) is not None:
             if waiting.alive():
                 return waiting
             self._close(waiting)
         with self._lock:
-            coming = next((one for one in self._coming if one.key == key and not one.claimed), None)
-            if coming is None:
-                return None
-            coming.claimed = True
-        while not coming.done.wait(_LOOK_SECONDS):
+            coming = next((one for one in self._unclaimed() if one.key == key), None)
+            if coming is not None:
+                coming.claimed = True
+        while coming is not None and not coming.done.wait(_LOOK_SECONDS):
             with self._lock:
                 if stop.is_set() and not coming.done.is_set():
                     coming.claimed = False
                     return None
-        return coming.box
+        if coming is not None and coming.box is not None:
+            return coming.box
+        while not stop.is_set() and self._give_one_up():
+            pass
+        return None
+
+    def _unclaimed(self) -> list[_Coming]:
+        return [one for one in self._coming if not one.claimed and not one.stop.is_set()]
+
+    def _give_one_up(self) -> bool:
+        """Close a box if there are too many containers; whether there may still be. Blocks."""
+        with self._lock:
+            coming = [one for one in self._coming if not one.claimed]
+            if len(self._jobs) + len(self._waiting) + len(coming) <= self._most:
+                return False
+            oldest = self._waiting.pop(0) if self._waiting else None
+        if oldest is not None:
+            self._close(oldest.box)
+            return True
+        if not coming:
+            return False
+        coming[0].stop.set()
+        coming[0].gone.wait(_LOOK_SECONDS)
+        return True
 
     @property
     def some_wait(self) -> bool:
@@ -93,34 +149,47 @@ class StandbyPool:
         """Have one more ready under this key, unless enough are; makes room by giving up the oldest of others."""
         with self._lock:
             mine = sum(one.key == key for one in self._waiting) + sum(one.key == key for one in self._coming)
-            if self._stop.is_set() or mine >= _MOST_PER_KEY:
+            if self._closed or mine >= _MOST_PER_KEY:
                 return
-            room = _MOST - len(self._coming) - 1
-            surplus = [self._waiting.pop(0) for _ in range(max(0, len(self._waiting) - max(0, room)))]
+            room = min(_MOST, self._most - len(self._jobs)) - sum(not one.claimed for one in self._coming) - 1
+            if room < 0:
+                self._wanted = key, make
+                return
+            surplus = [self._waiting.pop(0) for _ in range(max(0, len(self._waiting) - int(room)))]
             coming = _Coming(key)
             self._coming.append(coming)
-            self._executor.submit(self._make, coming, make)
-            for one in surplus:
-                self._executor.submit(self._close, one.box)
+            self._executor.submit(self._make, coming, make, surplus)
         self._watch()
 
-    def _make(self, coming: _Coming, make: Callable[[CallOff], Box]) -> None:
+    def _make(self, coming: _Coming, make: Callable[[CallOff], Box], surplus: list[_Waiting]) -> None:
+        for one in surplus:
+            self._close(one.box)
         box = None
         # why there is none, the next job of the kind is told when it starts without
         with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
-            box = make(self._stop)
+            box = make(coming.stop)
+        if not self._has_place(coming, box) and box is not None:
+            self._close(box)
         with self._lock:
-            self._coming.remove(coming)
+            if coming in self._coming:
+                self._coming.remove(coming)
+        coming.gone.set()
+
+    def _has_place(self, coming: _Coming, box: Box | None) -> bool:
+        """Whether a job has it now, or it waits; if not, it counts until it is closed."""
+        with self._lock:
             if coming.claimed:
                 coming.box = box
+                self._coming.remove(coming)
             coming.done.set()
             if coming.claimed:
-                return
-            if box is not None and not self._stop.is_set() and box.alive():
-                self._waiting.append(_Waiting(coming.key, box, time.monotonic()))
-                return
-        if box is not None:
-            self._close(box)
+                return True
+            if box is None or coming.stop.is_set() or box.id in self._touched or not box.alive():
+                coming.stop.set()  # nobody can claim it
+                return False
+            self._coming.remove(coming)
+            self._waiting.append(_Waiting(coming.key, box, time.monotonic()))
+            return True
 
     def _watch(self, seconds: float = IDLE_SECONDS) -> None:
         if self._timer is None:
@@ -134,13 +203,14 @@ class StandbyPool:
             oldest = min((one.since for one in self._waiting), default=now)
             self._watch(oldest + IDLE_SECONDS - now)
 
-    def drop_dead(self) -> None:
-        """Give up the boxes that have ended, as all do with their engine."""
-        self._drop(lambda one: not one.box.alive())
+    def drop_dead(self, touched: Collection[str] = ()) -> None:
+        """Give up the boxes that have ended, as all do with their engine. touched: ids, to be given up as well."""
+        self._touched.extend(touched)
+        self._drop(lambda one: not one.box.alive() or one.box.id in touched)
 
     def _drop(self, which: Callable[[_Waiting], bool]) -> None:
         with self._lock:
-            if self._stop.is_set():
+            if self._closed:
                 return
             for one in [one for one in self._waiting if which(one)]:
                 self._waiting.remove(one)
@@ -148,10 +218,12 @@ class StandbyPool:
 
     def empty(self) -> None:
         """Close every box, those that are still being made as they come; no box is taken or made after."""
-        self._stop.set()
         if self._timer:
             self._timer.cancel()
         with self._lock:
+            self._closed = True
+            for coming in self._coming:
+                coming.stop.set()
             waiting, self._waiting = self._waiting, []
             for one in waiting:
                 self._executor.submit(self._close, one.box)

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -99,7 +99,7 @@ class Pythons:
     """
 
     def __init__(
-        self, engine: Engine, labels: Mapping[str, str], executor: ThreadPoolExecutor, learn: Callable[[str, str], None]
+        self, engine: Engine, labels: Mapping[str, str], executor: Executor, learn: Callable[[str, str], None]
     ) -> None:
         self._engine = engine
         self._labels = labels
@@ -196,7 +196,7 @@ def output_of(
             "LogConfig": LOG,
         },
     }
-    created = engine.ask(lambda client: client.create_container_from_config(config), seconds=LONG_SECONDS)["Id"]
+    created = engine.create(config)["Id"]
     try:
         check_applied(engine, created, config)
         engine.ask(lambda client: client.start(created), seconds=LONG_SECONDS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import container_spec, holds
 from .starts import Started, Starts
+from .threads import Threads
 from .versions import Finding, look_into
 from .watch import Watch
 from .worker import DockerWorker
@@ -49,7 +51,7 @@ class DockerRunner:
     """Runs each job in a container of its own, on the engine that `DOCKER_HOST` names.
 
     environ: where the engine is found. labels: what tells whose its containers are. standby: keep containers
-    waiting for jobs like those before. private: folders that no container may see.
+    waiting for jobs like those before. private: folders that no container may see. most: containers at once.
     """
 
     name = "docker"
@@ -63,17 +65,22 @@ class DockerRunner:
         labels: Mapping[str, str],
         standby: bool = True,
         private: Sequence[Path] = (),
+        most: float = math.inf,
     ) -> None:
         self.engine = Engine(environ)
         self.images = Images(self.engine)
         self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
-        self._executor = ThreadPoolExecutor(_STARTS, thread_name_prefix="nodetool-docker")
-        self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="nodetool-docker-stop")
+        self._executor = Threads(_STARTS, "nodetool-docker")
+        self._stops = Threads(_STOPS, "nodetool-docker-stop")
         self._pythons = Pythons(self.engine, self._labels, self._stops, self.images.learn)
-        self._pool = StandbyPool(self._executor, lambda box: close_box(self.engine, box)) if standby else None
-        self._idle = IdleStreams(self._drop_dead)
+        self._pool = (
+            StandbyPool(self._executor, lambda box: close_box(self.engine, box), most=most) if standby else None
+        )
+        label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
+        self._idle = IdleStreams(self.engine, label=label, ended=self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
+        self.engine.before_container = self._heir.announce
         self._gpus = gpus.Gpus(local=bool(self.engine.local_socket))
         self._watch = Watch(self.engine, self.images, ended=self._drop_dead)
         self._starts = Starts(
@@ -146,11 +153,16 @@ class DockerRunner:
 
     def reserve(self, job: Job) -> bool:
         """See `Reserver.reserve`: the GPUs that no other job may have."""
-        return self._gpus.reserve(job.id, job.request.container)
+        may = self._gpus.reserve(job.id, job.request.container)
+        if may and self._pool is not None:
+            self._pool.job_begins(job.id)
+        return may
 
     def unreserve(self, job_id: str) -> None:
         """See `Reserver.unreserve`."""
         self._gpus.unreserve(job_id)
+        if self._pool is not None:
+            self._pool.job_ends(job_id)
 
     def launch(self, job: Job, parcel: Parcel) -> AbstractAsyncContextManager[Worker]:
         """See `Runner.launch`."""
@@ -195,7 +207,7 @@ class DockerRunner:
             ahead = self._starts.maker(job.request, started.spec)
 
             def make(stop: CallOff) -> Box:
-                return self._idle.watch(ahead(stop), loop)
+                return self._idle.watch(lambda: ahead(stop), loop)
 
             loop.call_later(_REFILL_AFTER_SECONDS, self._refill, started.key, make)
         return started
@@ -258,9 +270,9 @@ class DockerRunner:
         except (EngineUnavailable, EngineRefused) as error:
             return Swept(left=(str(error),))
 
-    def _drop_dead(self) -> None:
+    def _drop_dead(self, touched: Collection[str] = ()) -> None:
         if self._pool is not None:
-            self._pool.drop_dead()
+            self._pool.drop_dead(touched)
 
     async def close(self) -> None:
         """See `Runner.close`."""

@@ -118,9 +118,9 @@ class Starts:
     def _box(self, request: JobRequest, spec: ContainerSpec, key: str, stop: CallOff) -> Box:
         asked = _asked(request)
         waiting = None
-        if self._pool is not None and not request.fresh:
+        if self._pool is not None:
             if self._engine.may_ask:
-                waiting = self._pool.take(key, stop)
+                waiting = self._pool.take("" if request.fresh else key, stop)
             else:
                 waiting = self._pool.take_now(key, lambda box: fits(box, spec, asked))
         if waiting is not None:
@@ -138,6 +138,7 @@ class Starts:
             profile=request.profile,
             asked=_asked(request),
             stop=stop,
+            wall_seconds=request.limits.wall_seconds,
         )
 
     def resolved(self, request: JobRequest, image: Image) -> tuple[JobRequest, str]:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from typing import Any
 
@@ -49,7 +49,7 @@ class DockerWorker:
         *,
         image: Image,
         first: Sequence[Sequence[wire.Buffer]],
-        executor: ThreadPoolExecutor,
+        executor: Executor,
         watch: Watch,
         watched: int,
         leases: ExitStack,
