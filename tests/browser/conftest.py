@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.jupyter import Notebook, Server, serve
+from tests.browser.jupyter import Notebook, Server, forget_theme, serve
 from tests.components import require
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
@@ -75,6 +75,7 @@ def notebook(page: Page, server: Server) -> Iterator[Callable[..., Notebook]]:
     yield make
     for one in opened:
         one.close()
+    forget_theme(server)
 
 
 @pytest.fixture
