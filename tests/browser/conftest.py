@@ -19,7 +19,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +58,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of a browser that has never been here."""
     context = browser.new_context(viewport={"width": 1200, "height": 800}, device_scale_factor=2)
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(120_000)
     yield opened
     context.close()
 
