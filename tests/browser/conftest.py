@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.jupyter import Notebook, Server, serve
+from tests.browser.jupyter import Notebook, Server, forget_theme, serve
 from tests.components import require
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
@@ -19,7 +19,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +58,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of a browser that has never been here."""
     context = browser.new_context(viewport={"width": 1200, "height": 800}, device_scale_factor=2)
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(120_000)
     yield opened
     context.close()
 
@@ -75,6 +75,7 @@ def notebook(page: Page, server: Server) -> Iterator[Callable[..., Notebook]]:
     yield make
     for one in opened:
         one.close()
+    forget_theme(server)
 
 
 @pytest.fixture

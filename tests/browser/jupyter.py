@@ -30,6 +30,7 @@ QUIET = {
         "checkForUpdates": False,
     },
 }
+SETTINGS = ".home/settings"
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
 
 
@@ -55,7 +56,7 @@ def serve(app: App, folder: Path, *, environ: Mapping[str, str] | None = None) -
     """A server with folders of its own below `folder`; it and its kernels are gone afterwards."""
     home = folder / ".home"
     names = {"CONFIG": "config", "DATA": "data", "RUNTIME": "run"}
-    settings = home / "settings"
+    settings = folder / SETTINGS
     for name, content in QUIET.items():
         (settings / name).parent.mkdir(parents=True, exist_ok=True)
         (settings / name).write_text(json.dumps(content))
@@ -178,9 +179,14 @@ class Notebook:
 
 
 def use_theme(page: Page, theme: str) -> None:
-    """Change the page's theme; the server remembers it for the pages that follow."""
+    """Change the page's theme; the server remembers it until `forget_theme`."""
     page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
     page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+
+
+def forget_theme(server: Server) -> None:
+    """Have the next page begin with the theme that it ends with: one that changes while it loads may fail to."""
+    (server.folder / SETTINGS / "@jupyterlab/apputils-extension/themes.jupyterlab-settings").unlink(missing_ok=True)
 
 
 def _document(cells: Sequence[str]) -> dict[str, object]:
