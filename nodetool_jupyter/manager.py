@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
+import anyio
 import msgspec
 
 from .admission import Admission
@@ -76,10 +78,19 @@ class JobExecutionManager:
     def close(self) -> None:
         """Stop every job, wait for their ends, and give everything back. A closed manager stays closed."""
         with self._lock:
-            self._closed = True
+            before, self._closed = self._closed, True
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+        elif not before:  # no job ran, but a runner may have been asked; here, a loop may be running already
+            closing = threading.Thread(target=lambda: anyio.run(self._close_runners), name="nodetool-close")
+            with suppress(RuntimeError):  # at the interpreter's end newer Pythons start no thread, and all goes anyway
+                closing.start()
+                closing.join()
+
+    async def _close_runners(self) -> None:
+        for runner in self._runners.values():
+            await runner.close()
 
     @property
     def store(self) -> JobStore:

@@ -19,6 +19,9 @@ from . import events as ev
 FEWEST_CHARACTERS = 4
 """A shorter value is not looked for: it stands in half of all words."""
 
+_FEWEST_OF_A_LINE = 16
+"""A shorter line of a secret may stand in any text: `-----`, a name, a brace."""
+
 _MASK = "***"
 _FIELDS: dict[type, tuple[str, ...]] = {  # what the job's own words get into; the other fields are ours
     ev.Stream: ("text",),
@@ -136,7 +139,14 @@ def redaction(secrets: Iterable[str]) -> Redaction | None:
 
 
 def _forms(value: str) -> set[str]:
-    """How a text is commonly shown: as it is, as Python, JSON and HTML write it, with and without its line's end."""
+    """How a text is commonly shown, whole and, where it has several lines, one line after another."""
     bare = value.strip()
-    quoted = {repr(bare)[1:-1], ascii(bare)[1:-1], json.dumps(bare)[1:-1], json.dumps(bare, ensure_ascii=False)[1:-1]}
-    return {bare, html.escape(bare), html.escape(bare, quote=False), *quoted}
+    lines = {line.strip() for line in bare.splitlines()}
+    return set().union(*map(_written, {bare, *(line for line in lines if len(line) >= _FEWEST_OF_A_LINE)}))
+
+
+def _written(text: str) -> set[str]:
+    """A text as it is, and as Python, JSON and HTML write it."""
+    as_bytes = repr(text.encode("utf-8", "surrogateescape"))[2:-1]
+    quoted = {repr(text)[1:-1], ascii(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+    return {text, html.escape(text), html.escape(text, quote=False), as_bytes, *quoted}

@@ -388,3 +388,9 @@ def test_a_field_of_a_wrong_type_is_refused_and_nothing_is_stored(start: Start, 
         manager.submit(request(**{field: value}))
     assert manager.find() == []
     assert manager.wait(manager.submit(request()).id, 30).status is JobStatus.COMPLETED
+
+
+def test_runners_are_closed_also_where_no_job_ever_ran(settings: Settings) -> None:
+    runner = ScriptedRunner()
+    JobExecutionManager(settings, runners=[runner]).close()
+    assert runner.closed

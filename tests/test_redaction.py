@@ -192,3 +192,21 @@ def test_json_deeper_than_anybody_reads_is_not_recorded() -> None:
     for _ in range(5_000):
         deep = [deep]
     assert Redaction(["secret"]).value(deep) == "***"
+
+
+def test_a_secret_as_bytes_is_one_also_with_letters_beyond_ascii() -> None:
+    redact = redaction(["größe-7f"])
+    assert redact is not None
+    assert redact.text(repr("größe-7f".encode())) == "b'***'"
+
+
+def test_each_long_line_of_a_secret_is_one_also_where_the_lines_stand_apart() -> None:
+    body = ["MIIEvQIBADANBgkqhkiG9w0B", "AQEFAASCBKcwggSjAgEAAoIB"]
+    key = "\n".join(["-----BEGIN PRIVATE KEY-----", *body, "short==", "-----END PRIVATE KEY-----", ""])
+    redact = redaction([key])
+    assert redact is not None
+    for number, line in enumerate(body):
+        assert redact.text(f"{number}: {line}") == f"{number}: ***"
+        assert redact.text(f"{line[:8]} short==") == f"{line[:8]} short=="
+    assert redact.text(key) == "***\n"
+    assert redact.text(key.replace("\n", "\r\n")) == "***\r\n***\r\n***\r\nshort==\r\n***\r\n"

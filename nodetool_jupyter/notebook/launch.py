@@ -130,6 +130,7 @@ def submit(session: Session, plan: Plan) -> Job:
     return job
 
 
+@requests.nothing_started()
 def launch_work(
     session: Session,
     work: str | Callable[..., Any],
@@ -246,6 +247,7 @@ def _container(given: Namespace, settings: Settings, profile: Profile, runner: s
     return containers.container_options(containers.container_changes(given), settings, profile)
 
 
+@requests.nothing_started()
 def relaunch(
     session: Session, job: Job, changes: dict[str, Any], *, given: Namespace, inputs: Mapping[str, Any] | None
 ) -> Job:

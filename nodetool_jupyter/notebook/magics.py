@@ -10,6 +10,7 @@ from traitlets import Any as AnyTrait
 
 from ..config import BY_NAME
 from .options import parse, resolve, split, with_options
+from .requests import nothing_started
 from .session import Session
 
 _CELL = "%%nodetool"
@@ -75,8 +76,10 @@ class NodetoolMagics(Magics):
         """
         from . import running
 
-        given = parse(type(self).cell.parser, split(line), usage=_CELL)
-        running.run_cell(self.session, resolve(given, self.session.settings()), cell)
+        with nothing_started():
+            given = parse(type(self).cell.parser, split(line), usage=_CELL)
+            options = resolve(given, self.session.settings())
+        running.run_cell(self.session, options, cell)
 
     @no_var_expand
     @line_magic("nodetool")  # type: ignore[arg-type]  # IPython's types know plain functions only

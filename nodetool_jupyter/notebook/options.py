@@ -38,7 +38,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--cpus",), {"metavar": "N", "help": "processors it may use: 1.5"}),
     (("--pids-limit",), {"metavar": "N", "help": "processes and threads it may have: 256"}),
     (("--python",), {"metavar": "PATH", "help": "another interpreter (subprocess)"}),
-    (("--fresh",), {"action": "store_true", "help": "start a new interpreter, none that waits (subprocess)"}),
+    (("--fresh",), {"action": "store_true", "help": "start a new interpreter or container, none that waits"}),
     (("--profile",), {"metavar": "PROFILE", "help": "how much it is trusted: trusted, default or untrusted"}),
     (("-e", "--env"), {"metavar": "K[=V]", "action": "append",
                        "help": "a variable of its environment; K alone: the kernel's value"}),

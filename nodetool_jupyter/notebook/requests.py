@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,19 @@ from .names import names_read
 from .newer_syntax import may_take, names_in
 from .options import AUTO, Options
 
+_NOTHING = "Nothing was started."
 _NEVER_INPUTS = {"In", "Out", "display", "get_ipython", "exit", "quit"}
+
+
+@contextlib.contextmanager
+def nothing_started() -> Iterator[None]:
+    """Have what is refused on the way to a job say so at its end, wherever it was found."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if _NOTHING not in str(error):
+            error.args = (f"{error} {_NOTHING}",)
+        raise
 
 
 def cell_request(options: Options, cell: str, *, code: str, filename: str, shares_namespace: bool) -> JobRequest:

@@ -10,6 +10,7 @@ from .handle import JobHandle
 from .launch import plan_cell, submit
 from .options import Options
 from .plans import describe
+from .requests import nothing_started
 from .showing import show, wait_in_cell
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 def run_cell(session: Session, options: Options, cell: str) -> None:
     """Run a cell as a job, and wait for it unless it is to run in the background. Raises what the job ended with."""
-    plan = plan_cell(session, options, cell)
+    with nothing_started():
+        plan = plan_cell(session, options, cell)
     if options.dry_run:
         runner = session.manager.runner(options.runner)
         print(describe(options, plan, runner.foresee(plan.request), runner.holds(), stable=session.stable))

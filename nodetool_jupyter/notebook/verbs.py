@@ -19,7 +19,7 @@ from .completion import VERBS
 from .handle import JobHandle
 from .launch import limits_in
 from .options import changes, labels, option_parser, parse, resolve
-from .requests import asked_environment
+from .requests import asked_environment, nothing_started
 from .running import finish, present
 from .showing import leaving, show, telling, watch_in_cell
 
@@ -200,24 +200,33 @@ def _rerun(session: Session, words: list[str]) -> None:
     if not words:
         raise InvalidRequest("%nodetool rerun wants a job: the beginning of an id, a name, or -1 for the last one.")
     handle = _one(session, "rerun", words[:1])
-    given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
     request = handle.job.request
-    given.runner = given.runner or request.runner
-    options = resolve(given, session.settings())
-    changed = changes(given, replace(request, limits=limits_in(session, request, given.runner)))
-    if given.env or given.env_file:
-        changed["env"] = {**request.env, **asked_environment(given.env or (), given.env_file or ())}
+    with nothing_started():
+        given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
+        given.runner = given.runner or request.runner
+        options = resolve(given, session.settings())
+        changed = changes(given, replace(request, limits=limits_in(session, request, given.runner)))
+        if given.env or given.env_file:
+            changed["env"] = {**request.env, **asked_environment(given.env or (), given.env_file or ())}
     anew = handle.rerun_with(changed, given)
     present(
         session, anew, progress=options.progress, background=options.background, raises=options.raises, name=options.job
     )
 
 
+def _choose(session: Session, name: str, text: str) -> None:
+    """Set something; a text that can't be read is told as on a cell's line, where it keeps a job from starting."""
+    try:
+        session.choose(name, text)
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error).removesuffix(" Nothing was started.")) from None
+
+
 def _config(session: Session, words: list[str]) -> None:
     from .doctor import without_password
 
     if len(words) == 2:
-        session.choose(words[0].replace("-", "_"), words[1])
+        _choose(session, words[0].replace("-", "_"), words[1])
         words = words[:1]
     if len(words) > 2:
         raise InvalidRequest("%nodetool config takes a name and a value. Put a value with spaces into quotes.")

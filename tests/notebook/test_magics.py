@@ -113,7 +113,13 @@ def test_background_waits_at_the_end_of_its_cell_when_noninteractive(shell: Inte
 def test_a_mistake_is_one_sentence_and_starts_nothing(shell: InteractiveShell, cell: str, sentence: str) -> None:
     said = refused(shell, cell)
     assert sentence in said
+    assert said.count("Nothing was started.") <= 1
+    assert "Nothing was started." in said or not cell.startswith("%%") or "Runner 'threaded' can't" in said
     assert current().manager.find() == []
+
+
+def test_what_starts_nothing_anyway_does_not_say_so(shell: InteractiveShell) -> None:
+    assert refused(shell, "%nodetool config docker_image 'a b'").endswith("as in python:3.12-slim.")
 
 
 def test_a_refusal_is_shown_without_our_frames(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +237,7 @@ def test_traitlets_are_defaults_too(shell: InteractiveShell) -> None:
 def test_an_unknown_runner_is_refused_by_where_it_was_set(
     shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = "is not one of threaded, subprocess, docker."
+    known = "is not one of threaded, subprocess, docker. Nothing was started."
     monkeypatch.setenv("NODETOOL_RUNNER", "moon")
     assert refused(shell, "%%nodetool\n1") == f"Environment variable NODETOOL_RUNNER: 'moon' {known}"
     run(shell, "%config NodetoolMagics.runner = 'mars'")
