@@ -111,6 +111,10 @@ def parse_network(text: str, what: str) -> str:
 
 def parse_user(text: str, what: str) -> str:
     """`UID[:GID]` or names. Raises `InvalidRequest`."""
+    if text == "none":
+        raise InvalidRequest(
+            f"{what} 'none' is no user. Write UID or UID:GID, as in 65534:65534, which is nobody. {_NOTHING}"
+        )
     if not _USER.fullmatch(text) or any(part.isdigit() and int(part) > MOST_ID for part in text.split(":")):
         raise InvalidRequest(f"{what} {text!r} is no user. Write UID or UID:GID, as in 1000:1000. {_NOTHING}")
     return text

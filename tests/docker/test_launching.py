@@ -42,6 +42,13 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
 
 
 @pytest.fixture
+def running(session: Session, engine: Engine) -> Session:
+    """With an engine of containers, and a manager that has begun and so closes its runners."""
+    assert session.manager.store
+    return session
+
+
+@pytest.fixture
 def scripted(session: Session) -> Session:
     """With runners that run nothing."""
     runners = [ScriptedRunner(name="docker"), ScriptedRunner(name="subprocess")]
@@ -126,21 +133,21 @@ def test_settings_of_containers_apply_to_run_and_what_is_given_holds_over_them(
     ],
 )
 def test_a_setting_that_is_refused_is_told_by_where_it_stands(
-    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, options: Any, told: str
+    running: Session, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, options: Any, told: str
 ) -> None:
     monkeypatch.setenv(setting, value)
     with pytest.raises(Refused) as caught:
         run("1", runner="docker", **options)
     assert str(caught.value).startswith(f"Environment variable {setting}: {told}")
     name = next(one.name for one in SETTINGS if setting in one.variables)
-    session.choose(name, value)
+    running.choose(name, value)
     with pytest.raises(Refused) as caught:
         run("1", runner="docker", **options)
     assert str(caught.value).startswith(f"%nodetool config {name}: {told}")
 
 
 def test_a_setting_that_fails_the_start_is_told_by_where_it_stands(
-    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    running: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_NETWORK", "nosuch")
     with pytest.raises(JobFailed, match=r"^Environment variable DOCKER_NETWORK: --network nosuch: the engine has no"):
@@ -150,7 +157,7 @@ def test_a_setting_that_fails_the_start_is_told_by_where_it_stands(
 
 
 def test_what_the_line_says_is_told_by_its_option_whatever_is_set(
-    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    running: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_USER", "1000")
     with pytest.raises(ProfileRefused, match=r"^--user 0 does not go with"):

@@ -309,6 +309,14 @@ def test_what_can_not_be_is_refused_with_both_numbers_and_starts_nothing(
     jobs.nothing_is_left()
 
 
+@pytest.mark.parametrize("size", [str(1 << 50), "1024t"])
+def test_a_folder_in_memory_is_no_larger_than_the_memory(jobs: Jobs, size: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"--tmpfs /x: 1024 TiB is more than the .* of memory that the engine's"):
+        jobs.submit("1", container=ContainerOptions(tmpfs={"/y": "size=1m", "/x": f"size={size}"}))
+    job, _ = jobs.run("1", container=ContainerOptions(tmpfs={"/y": "size=1m", "/x": "mode=700,size=2m"}))
+    assert job.status is JobStatus.COMPLETED, job.message
+
+
 def test_a_limit_that_no_container_holds_is_refused(jobs: Jobs) -> None:
     with pytest.raises(LimitNotHeld, match="cpu_seconds"):
         jobs.submit("1", limits=ResourceLimits(cpu_seconds=1))

@@ -139,6 +139,7 @@ BAD: list[tuple[Parse, str, str]] = [
     (parse_user, "-1", "no user"),
     (parse_user, "1000:", "no user"),
     (parse_user, ":100", "no user"),
+    (parse_user, "none", "'none' is no user. Write UID or UID:GID"),
     (parse_user, "1:2:3", "no user"),
     (parse_user, "Root User", "no user"),
     (parse_user, "2147483648", "no user"),

@@ -162,6 +162,21 @@ def test_an_image_without_python_is_named(jobs: Jobs, docker_client: docker.Dock
     assert job.message.startswith("Image 'nodetool-test:empty' has no python3 that could take the requirements.")
 
 
+@pytest.mark.parametrize(
+    "change", ["p['markers']['os_name'] = 'x' * 300000", "p['markers'].update((str(n), '') for n in range(10000))"]
+)
+def test_markers_without_a_bound_are_no_pythons(jobs: Jobs, docker_client: docker.DockerClient, change: str) -> None:
+    asked = f'"$REAL" "$@" | "$REAL" -c "import json; p = json.loads(input()); {change}; print(json.dumps(p))"'
+    images.load_with_python3(
+        docker_client, "nodetool-test:markers", f'case "$*" in *markers*) {asked};; *) exec "$REAL" "$@";; esac'
+    )
+    try:
+        job, _ = run(jobs, "1", container=wanting("alpha", image="nodetool-test:markers"))
+        assert job.message.startswith("Image 'nodetool-test:markers' has no python3 that could take the requirements.")
+    finally:
+        docker_client.api.remove_image("nodetool-test:markers")
+
+
 def test_a_job_cancelled_while_wheels_are_fetched_leaves_nothing(
     jobs: Jobs, docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,19 @@ def test_a_volume_without_an_absolute_path_is_refused_by_name(jobs: Jobs, docker
         docker_client.images.remove(name)
 
 
+@pytest.mark.parametrize("path", ["/", "/dev", "/proc", "/proc/sys", "/x/../proc/y"])
+def test_a_volume_over_what_is_the_systems_own_is_refused_by_name(jobs: Jobs, engine: Engine, path: str) -> None:
+    with engine.client() as client:
+        made = client.api.create_container(images.IMAGE, ["true"])
+        client.api.commit(made, "nodetool-test", "over-system", changes=[*images.BASE, f'VOLUME ["{path}"]'])
+        client.api.remove_container(made)
+        try:
+            with pytest.raises(InvalidRequest, match=f"declares the volume '{path}', where a container has what is"):
+                jobs.submit("1", container=ContainerOptions(image="nodetool-test:over-system"))
+        finally:
+            client.images.remove("nodetool-test:over-system")
+
+
 @pytest.mark.parametrize(
     "options",
     [

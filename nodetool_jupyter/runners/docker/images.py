@@ -198,11 +198,16 @@ class Images:
 
 def _check_volumes(name: str, found: Mapping[str, Any]) -> None:
     for path in sorted((found.get("Config") or {}).get("Volumes") or ()):
+        place, shown = posixpath.normpath(f"/{path.lstrip('/')}"), path[:_MOST_SHOWN]
         if not path.startswith("/"):
             raise InvalidRequest(
-                f"Image {name!r} declares the volume {path[:_MOST_SHOWN]!r}, which is no absolute path, so that nobody "
-                f"can say where it would be. Build it with VOLUME /{path[:_MOST_SHOWN]}, or take another --image. "
-                "Nothing was started."
+                f"Image {name!r} declares the volume {shown!r}, which is no absolute path, so that nobody can say "
+                f"where it would be. Build it with VOLUME /{shown}, or take another --image. Nothing was started."
+            )
+        if place in ("/", "/dev") or f"{place}/".startswith("/proc/"):
+            raise InvalidRequest(
+                f"Image {name!r} declares the volume {shown!r}, where a container has what is the system's own. Build "
+                "it without that, or take another --image. Nothing was started."
             )
 
 

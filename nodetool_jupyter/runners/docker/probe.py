@@ -47,6 +47,7 @@ LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
 
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.]*\Z", max_length=32)]
+_Marker = Annotated[str, Meta(max_length=512)]
 _Number = Annotated[str, Meta(pattern=r"^([0-9]{1,2}(\.[0-9]{1,3})+)?\Z")]
 
 
@@ -61,7 +62,7 @@ class Python(Struct, frozen=True):
     libc: _Word = ""
     libc_version: _Number = ""
     machine: _Word = ""
-    markers: dict[str, str] = {}
+    markers: Annotated[dict[_Marker, _Marker], Meta(max_length=32)] = {}
 
     @property
     def platforms(self) -> tuple[str, ...]:

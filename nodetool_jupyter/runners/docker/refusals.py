@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from ...containers import check_options
 from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from ...frames import Value
 from ...jobs import JobRequest, Profile
-from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size
+from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, parse_size
 from .spec import LEAST_CPUS, LEAST_PIDS, PROFILE_LIMITS, ContainerSpec, above_host, holds, holds_swap
 
 _NOTHING = "Nothing was started."
@@ -48,9 +49,20 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
             f"{_OPTIONS[name]} {how(asked)} is more than the {how(there)} that the engine's machine has. "
             f"Ask for less. {_NOTHING}"
         )
+    _check_tmpfs(request.container.tmpfs, facts.get("MemTotal") or math.inf)
     if request.profile is Profile.UNTRUSTED:
         _check_untrusted(request)
         _check_filtered(facts)
+
+
+def _check_tmpfs(tmpfs: Mapping[str, str], most: float) -> None:
+    for place, how in tmpfs.items():
+        size = next(parse_size(word[5:], "--tmpfs") for word in how.split(",") if word.startswith("size="))
+        if size > most:
+            raise InvalidRequest(
+                f"--tmpfs {place}: {format_size(size)} is more than the {format_size(most)} of memory that the "
+                f"engine's machine has. Ask for less. {_NOTHING}"
+            )
 
 
 def check_held(request: JobRequest, facts: Mapping[str, Any]) -> None:
