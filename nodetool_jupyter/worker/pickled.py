@@ -144,7 +144,7 @@ def _pickler_by_value() -> Any:
 
 def _dump(
     value: object, keep_inside: Callable[[pickle.PickleBuffer], bool], by_value: bool, files: set[str] | None
-) -> memoryview:
+) -> bytes:
     pickler: Any = _ByReference
     try:
         if by_value:
@@ -153,7 +153,7 @@ def _dump(
         pass
     target = BytesIO()
     pickler(target, protocol=5, buffer_callback=keep_inside).dump(value)
-    return target.getbuffer()
+    return target.getvalue()  # without a copy, and nothing that is held by what is collected with it
 
 
 def _pickle(name: str, value: object, by_value: bool, files: set[str] | None) -> list[Buffer]:
