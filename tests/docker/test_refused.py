@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,29 @@ class FakeEngine:
             one.close()
 
 
+class DrippingEngine(FakeEngine):
+    """Begins an answer to everyone at once, and goes on with a byte every now and then."""
+
+    def __init__(self, folder: Path) -> None:
+        self._closed = threading.Event()
+        super().__init__(folder)
+        self._dripping = threading.Thread(target=self._drip, daemon=True)
+        self._dripping.start()
+
+    def _drip(self) -> None:
+        begun: set[socket.socket] = set()
+        while not self._closed.wait(0.05):
+            for one in list(self._taken):
+                with suppress(OSError):
+                    one.send(b" " if one in begun else b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                begun.add(one)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._dripping.join()
+        super().close()
+
+
 @pytest.fixture
 def silent_engine(tmp_path: Path) -> Iterator[FakeEngine]:
     fake = FakeEngine(tmp_path)
@@ -110,6 +134,14 @@ def test_an_engine_that_is_dead_refused_the_connection(environ: dict[str, str], 
 
 def test_an_engine_that_never_answers_is_not_waited_for(environ: dict[str, str], silent_engine: FakeEngine) -> None:
     assert "did not answer" in refusal(silent_engine.url, environ)
+
+
+def test_an_engine_that_answers_without_end_is_not_waited_for(environ: dict[str, str], tmp_path: Path) -> None:
+    dripping = DrippingEngine(tmp_path)
+    try:
+        assert "did not answer within 3 s" in refusal(dripping.url, environ)
+    finally:
+        dripping.close()
 
 
 def test_after_three_misses_a_silent_engine_is_not_even_asked(

@@ -6,8 +6,10 @@ a call takes longer than most calls. Imported with the SDK.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
+import time
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
 from typing import Any
@@ -70,18 +72,44 @@ class UnixAdapter(UnixHTTPAdapter):  # type: ignore[misc]
         self._pool.close()
 
 
+class _Bounded(socket.socket):
+    """Waits until `deadline` on the monotonic clock, however often a few bytes come. Raises `TimeoutError`."""
+
+    deadline = math.inf
+
+    def recv_into(self, *arguments: Any, **options: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+        return super().recv_into(*arguments, **options)
+
+
 class _Plain(HTTPConnection):
+    sock: _Bounded | None
+
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
         self._path = path
+        self.deadline = math.inf
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock = _Bounded(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+        self.sock.deadline = self.deadline
+
+    def allow(self, seconds: float) -> None:
+        """How long the next call may take, from its first byte to its last."""
+        self.timeout, self.deadline = seconds, time.monotonic() + seconds
+        if self.sock is not None:
+            self.sock.settimeout(seconds)
+            self.sock.deadline = self.deadline
 
     def lives(self) -> bool:
         """Whether the other end has neither closed it nor said something that nobody asked for."""
+        if self.sock is None:
+            return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
@@ -105,9 +133,7 @@ class LocalClient(APIClient):  # type: ignore[misc]
         query = _query(options.get("params") or {})
         connection = self._connection()
         try:
-            connection.timeout = options["timeout"]
-            if connection.sock is not None:
-                connection.sock.settimeout(connection.timeout)
+            connection.allow(options["timeout"])
             target = url.removeprefix(self.base_url) + query
             connection.request(method, target, options.get("data"), options.get("headers") or {})
             answer = connection.getresponse()
