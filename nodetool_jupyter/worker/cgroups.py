@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from . import tree
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+_PATIENCE_SECONDS, _LOOK_SECONDS = 1.0, 0.002
 _PERIOD = 100_000
 _NAME = re.compile(r"nodetool-.+-(\d+)-(\d+)-(\d+)")
 
@@ -121,7 +123,8 @@ def mechanisms(hierarchies: list[Hierarchy]) -> dict[str, str]:
 
 
 def remove_stale(hierarchies: list[Hierarchy]) -> None:
-    """Kill and remove what makers of groups left that are gone themselves."""
+    """Kill and remove what makers of groups left that are gone themselves; what takes longer than a second stays."""
+    until = time.monotonic() + _PATIENCE_SECONDS
     namespace = os.stat("/proc/self/ns/pid").st_ino
     for hierarchy in hierarchies:
         for name in os.listdir(hierarchy.folder):
@@ -130,10 +133,7 @@ def remove_stale(hierarchies: list[Hierarchy]) -> None:
                 continue
             maker = tree.look(int(match[2]))
             if maker is None or maker.start != int(match[3]) or maker.state in "ZX":
-                folder = f"{hierarchy.folder}/{name}"
-                tree.send(_members(folder), signal.SIGKILL)
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+                _remove(f"{hierarchy.folder}/{name}", until)
 
 
 class Group:
@@ -264,6 +264,22 @@ def _settings(limit: str, version: int, value: float) -> list[tuple[str, str]]:
     if version == 2:
         return [("cpu.max", f"{quota} {_PERIOD}")]
     return [("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", quota)]
+
+
+def _remove(folder: str, until: float) -> None:
+    """Kill who is in a group, and remove it when the kernel has let them go."""
+    while True:
+        tree.send(_members(folder), signal.SIGKILL)
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > until:
+                return
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
 
 
 def _members(folder: str) -> set[int]:

@@ -260,7 +260,8 @@ class Engine:
                 process.wait(GUARD_SECONDS)
         self._dockerd = self._containerd = None
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # one may end with another
+                os.kill(pid, signal.SIGKILL)
         until(lambda: not self.processes(), "the engine's processes are gone")
         if self.leftovers()["bridges"]:
             subprocess.run(["ip", "link", "delete", self.bridge], check=True)

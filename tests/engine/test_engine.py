@@ -54,6 +54,7 @@ def test_variants_declare_a_volume_a_user_and_a_folder(docker_client):
     code = "import os; print(os.path.ismount('/declared'), os.getuid() != 0, os.getcwd())"
     assert [python(docker_client, code, image=image) for image in images.VARIANTS] == [
         "True False /",
+        "False False /",
         "False True /",
         "False False /srv/work",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -100,7 +101,7 @@ def test_a_stop_finds_a_waiting_interpreter_before_it_is_the_jobs(tmp_path: Path
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         order = {"parent": os.getpid(), "cwd": str(tmp_path), "env": {JOB_VARIABLE: "j"}, "rlimits": {}}
-        data = wire.json.dumps(order).encode()
+        data = json.dumps(order).encode()
         socket.send_fds(orders, [PREFIX.pack(len(data)) + data], [null, null, its_channel.fileno()])
         assert orders.recv(1) == zygote.TAKEN
         assert orders.recv(1) == b""
@@ -110,7 +111,7 @@ def test_a_stop_finds_a_waiting_interpreter_before_it_is_the_jobs(tmp_path: Path
         channel.settimeout(HANG_GUARD_SECONDS)
         parser, types = wire.Parser(max_body_bytes=0), []
         while data := channel.recv(1 << 16):
-            types += [wire.json.loads(header)["type"] for header, _ in parser.feed(data)]
+            types += [json.loads(header)["type"] for header, _ in parser.feed(data)]
         assert types == ["ready", "raised"]
     finally:
         for end in (orders, channel, its_channel):

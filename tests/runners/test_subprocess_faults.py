@@ -95,7 +95,8 @@ def test_a_job_has_its_channel_and_nothing_else_open(place: Place) -> None:
         return found
 
     for found in place.session(work):
-        assert sorted(found.text().split()) == ["/dev/null", "4", "pipe", "pipe", "socket"]
+        # the second /dev/null keeps room for a traceback's modules, high up where nobody closes it by its number
+        assert sorted(found.text().split()) == ["/dev/null", "/dev/null", "4", "pipe", "pipe", "socket"]
 
 
 @pytest.mark.parametrize("which", ["0", "1", "2", "range(3)", "range(3, 256)", "range(256)"])

@@ -101,7 +101,8 @@ def test_a_group_of_version_2_gets_its_files(tmp_path: Path) -> None:
     hierarchy = cgroups.Hierarchy(2, frozenset({"memory", "pids", "cpu"}), str(tmp_path))
     group = cgroups.Group("nodetool-0-owner-job", [hierarchy])
     [folder] = tmp_path.iterdir()
-    (folder / "memory.swap.max").write_text("max")
+    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max"):
+        (folder / name).touch()
     held = group.hold({"memory_bytes": 1 << 20, "pids": 7, "cpus": 1.5})
     assert held == {name: f"cgroup v2 {name.partition('_')[0].rstrip('s')}" for name in ("memory_bytes", "cpus")} | {
         "pids": "cgroup v2 pids"
