@@ -43,16 +43,23 @@ def shared(pids: Iterable[int], ever: Collection[int]) -> int:
     """
     files: dict[tuple[int, int], int] = {}
     for pid in pids:
-        folder = f"/proc/{pid}/fd"
-        try:
-            for name in os.listdir(folder):
-                if os.readlink(f"{folder}/{name}").startswith("/memfd:"):
-                    found = os.stat(f"{folder}/{name}")
+        for path in _descriptors(pid):
+            try:
+                if os.readlink(path).startswith("/memfd:"):
+                    found = os.stat(path)
                     files[found.st_dev, found.st_ino] = found.st_blocks * 512
-        except OSError:
-            continue
+            except OSError:  # this one was closed meanwhile; the others count
+                continue
     segments = [line.split() for line in _lines("/proc/sysvipc/shm")[1:]]
     return sum(files.values()) + sum(int(fields[-2]) + int(fields[-1]) for fields in segments if int(fields[4]) in ever)
+
+
+def _descriptors(pid: int) -> list[str]:
+    folder = f"/proc/{pid}/fd"
+    try:
+        return [f"{folder}/{name}" for name in os.listdir(folder)]
+    except OSError:
+        return []
 
 
 def _lines(path: str) -> list[bytes]:

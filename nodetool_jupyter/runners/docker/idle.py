@@ -15,7 +15,7 @@ from typing import Any
 from .attach import hang_up
 from .boxes import Box
 from .engine import CHECK_SECONDS, Engine
-from .lines import Line
+from .lines import Line, opened_events
 
 _CHUNK = 64 << 10
 _MOST_BYTES = 1 << 20
@@ -63,15 +63,7 @@ class IdleStreams:
         self._end_events()
 
     def _open(self, client: Any) -> Line:
-        filters = json.dumps({"type": ["container"], "label": [self._label]})
-        line = Line(client, "GET", "/events", params={"filters": filters}, seconds=CHECK_SECONDS)
-        try:
-            line.open()
-        except BaseException:
-            line.end()
-            raise
-        line.stream.setblocking(False)
-        return line
+        return opened_events(client, {"type": ["container"], "label": [self._label]}, seconds=CHECK_SECONDS)
 
     def _listen(self, line: Line) -> None:
         if line is self._events:

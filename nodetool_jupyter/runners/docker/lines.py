@@ -94,3 +94,15 @@ def _message(body: bytes) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body.decode("utf-8", "replace").strip()
+
+
+def opened_events(client: Any, filters: Mapping[str, list[str]], *, seconds: float) -> Line:
+    """The engine's stream of events, whose reads do not block. `seconds`: for the head of the answer."""
+    line = Line(client, "GET", "/events", params={"filters": json.dumps(filters)}, seconds=seconds)
+    try:
+        line.open()
+    except BaseException:
+        line.end()
+        raise
+    line.stream.setblocking(False)
+    return line

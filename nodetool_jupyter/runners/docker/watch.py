@@ -12,7 +12,7 @@ from typing import Any
 
 from .engine import CHECK_SECONDS, Engine, EngineRefused, EngineUnavailable
 from .images import Images
-from .lines import Line
+from .lines import Line, opened_events
 
 _CHUNK = 64 << 10
 _ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
@@ -73,14 +73,7 @@ class Watch:
             self._forget(line)
 
     def _open(self, client: Any) -> Line:
-        line = Line(client, "GET", "/events", params={"filters": '{"type":["image"]}'}, seconds=CHECK_SECONDS)
-        try:
-            line.open()
-        except BaseException:
-            line.end()
-            raise
-        line.stream.setblocking(False)
-        return line
+        return opened_events(client, {"type": ["image"]}, seconds=CHECK_SECONDS)
 
     def _listen(self, line: Line) -> None:
         if line is self._line:
