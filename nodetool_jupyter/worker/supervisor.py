@@ -104,6 +104,7 @@ class Supervisor:
             self._say({"op": "ended", "job": supervised.job, **supervised.receipt()})
         if not supervised.gone:
             return
+        self._reap()  # whoever hears of the end may look: who died since the last time is still listed
         self._census.discard(supervised.job)
         if supervised.failed_step:
             step, number = supervised.failed_step

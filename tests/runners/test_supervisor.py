@@ -24,7 +24,7 @@ from nodetool_jupyter.jobs import CodeWork, JobRequest
 from nodetool_jupyter.runners.base import Parcel, Worker, WorkerNotStarted
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from tests.components import require, require_right
-from tests.runners.processes import HANG_GUARD_SECONDS, Place, once_printed, supervisors
+from tests.runners.processes import HANG_GUARD_SECONDS, Place, once_printed, stop_at, supervisors
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = sysconfig.get_paths()["purelib"]
@@ -132,6 +132,27 @@ def test_a_stop_runs_its_course_while_the_owner_hangs(place: Place) -> None:
 
     found = place.run(code, on_report=once_printed("up", stop_and_hang))
     assert [step.signal for step in found.exit.sent] == ["SIGINT", "SIGTERM", "SIGKILL"]
+
+
+def test_an_ended_job_has_not_even_a_process_left_that_is_dead(place: Place) -> None:
+    code = """
+        import os, signal, time
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        for _ in range(60):
+            if (pid := os.fork()) == 0:
+                time.sleep(1000)
+            print(pid)
+        print("up", flush=True)
+        time.sleep(1000)
+    """
+
+    async def work(runner: SubprocessRunner) -> None:
+        for _ in range(5):
+            found = await place.drive(runner, textwrap.dedent(code), on_report=stop_at("up", 0))
+            assert [pid for pid in found.text().split() if pid.isdigit() and os.path.exists(f"/proc/{pid}")] == []
+
+    place.session(work)
 
 
 def test_leaving_a_launched_worker_without_a_word_kills_it(place: Place) -> None:
