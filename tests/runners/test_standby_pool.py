@@ -8,7 +8,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,6 +19,8 @@ from nodetool_jupyter.runners.base import WorkerNotStarted
 from nodetool_jupyter.runners.docker.attach import Parts
 from nodetool_jupyter.runners.docker.boxes import Box
 from nodetool_jupyter.runners.docker.engine import CallOff
+from nodetool_jupyter.runners.docker.engine import Engine as Calls
+from nodetool_jupyter.runners.docker.idle import IdleStreams
 from nodetool_jupyter.runners.docker.pool import StandbyPool
 from nodetool_jupyter.runners.docker.spec import ContainerSpec
 
@@ -202,3 +207,40 @@ async def test_an_older_box_of_another_kind_is_closed_before_the_next_is_made(be
     assert closed_before == [["box-1"]]
     assert box is not None
     box.connection.close()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_what_a_container_says_is_its_jobs_once_it_has_one(bench: Bench, taken: bool) -> None:
+    with closing_pair() as (events, _):
+        line, gone = SimpleNamespace(stream=events, end=lambda: None), asyncio.Event()
+        engine = cast(Calls, SimpleNamespace(ask=lambda call, seconds: line))
+        idle = IdleStreams(engine, label="", ended=lambda _: gone.set())
+        loop, box = asyncio.get_running_loop(), bench.make(CallOff())
+        watching = threading.Thread(target=idle.watch, args=(lambda: box, loop))
+        watching.start()
+        watching.join()  # the loop has not come to look at it yet
+        if taken:
+            idle.release(box)
+            loop.call_later(0, gone.set)
+        bench.ends[0].send(b"said")
+        await asyncio.wait_for(gone.wait(), GUARD_SECONDS)
+        await asyncio.sleep(0)  # whoever else reads has read
+        assert [box.connection.recv(4), ended(box.connection)] == [b"said", not taken]
+        idle.close()
+        box.connection.close()
+
+
+def ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+@contextmanager
+def closing_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        one.setblocking(False)
+        yield one, other
