@@ -120,7 +120,7 @@ class Engine:
     def facts(self, *, ahead: bool = False) -> Mapping[str, Any]:
         """What the engine says of itself, if it answers now. Raises `EngineUnavailable`.
 
-        ahead: its answer is not waited for here, but where it is next asked.
+        ahead: its answer may be one that `heard` waits for.
         """
         found, now = self._facts, time.monotonic()
         if found is not None and (self.watched or now - found[0] < _FACTS_SECONDS):
@@ -134,10 +134,8 @@ class Engine:
         return facts
 
     def ping(self) -> None:
-        """See that it takes a new call now, or has since it was called ahead. Raises as `ask` does."""
-        if not self.may_ask:
-            self._hear()
-        elif path := self.local_socket:
+        """See that it takes a new call now. Raises as `ask` does."""
+        if path := self.local_socket:
             self.ask(lambda client: Hail(path, seconds=CHECK_SECONDS).hear(), seconds=CHECK_SECONDS)
         else:
             self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
@@ -149,20 +147,16 @@ class Engine:
             self._facts = None
             raise self._unreachable(error, CHECK_SECONDS) from None
 
-    def _hear(self) -> None:
+    def heard(self) -> None:
+        """Wait for the answer that `facts` asked for ahead, if it did. Raises as `ask` does."""
         hail = self._replace_hail(None)
         if hail is None:
-            raise MustAsk
+            return
         try:
-            if time.monotonic() - hail.sent > _HEARD_SECONDS or not hail.answered:
-                raise MustAsk
-            hail.hear()
-        except OSError as error:
-            self._facts = None
-            raise self._unreachable(error, CHECK_SECONDS) from None
+            self.ask(lambda client: hail.hear(), seconds=CHECK_SECONDS)
+            self._heard = hail.sent
         finally:
             hail.close()
-        self._heard = hail.sent
 
     def _replace_hail(self, hail: Hail | None) -> Hail | None:
         """The one before; closed if there is a new one."""

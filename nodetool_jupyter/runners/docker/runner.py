@@ -98,7 +98,7 @@ class DockerRunner:
     def check(self, request: JobRequest) -> None:
         """See `Runner.check`. Asks the engine, for no more than some seconds.
 
-        Where a container waits, the engine's answer is heard before the job gets it, and not waited for here.
+        Where a container waits, all else is looked at while the engine's answer comes.
         """
         facts = self.engine.facts(ahead=self._starts.may_be_at_once(request))
         check_request(request, facts)
@@ -111,6 +111,7 @@ class DockerRunner:
             leftovers.foreign_network(self.engine, request.container.network)
         check_held(request, facts)
         self.images.check(request.container)
+        self.engine.heard()
 
     def holds(self) -> Mapping[str, str]:
         """See `Runner.holds`; empty where no engine answers."""
