@@ -100,12 +100,13 @@ async def test_a_job_waits_for_the_box_that_is_being_made_for_its_kind(bench: Be
     box.connection.close()
 
 
-async def test_a_box_that_could_not_be_made_leaves_its_job_to_start_without(bench: Bench) -> None:
+@pytest.mark.parametrize("why", [WorkerNotStarted("No."), KeyError("Id")])
+async def test_a_box_that_could_not_be_made_leaves_its_job_to_start_without(bench: Bench, why: Exception) -> None:
     gate = threading.Event()
 
     def fail(stop: CallOff) -> Box:
         assert gate.wait(GUARD_SECONDS)
-        raise WorkerNotStarted("No.")
+        raise why
 
     bench.pool.refill("key", fail)
     job = asyncio.create_task(asyncio.to_thread(bench.take, "key"))

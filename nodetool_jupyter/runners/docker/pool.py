@@ -162,18 +162,20 @@ class StandbyPool:
         self._watch()
 
     def _make(self, coming: _Coming, make: Callable[[CallOff], Box], surplus: list[_Waiting]) -> None:
-        for one in surplus:
-            self._close(one.box)
         box = None
-        # why there is none, the next job of the kind is told when it starts without
-        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
-            box = make(coming.stop)
-        if not self._has_place(coming, box) and box is not None:
-            self._close(box)
-        with self._lock:
-            if coming in self._coming:
-                self._coming.remove(coming)
-        coming.gone.set()
+        try:
+            for one in surplus:
+                self._close(one.box)
+            # why there is none, the next job of the kind is told when it starts without
+            with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
+                box = make(coming.stop)
+        finally:  # whatever went wrong, a job may wait for it
+            if not self._has_place(coming, box) and box is not None:
+                self._close(box)
+            with self._lock:
+                if coming in self._coming:
+                    self._coming.remove(coming)
+            coming.gone.set()
 
     def _has_place(self, coming: _Coming, box: Box | None) -> bool:
         """Whether a job has it now, or it waits; if not, it counts until it is closed."""
