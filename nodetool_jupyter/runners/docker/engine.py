@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException as _NoHttp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -190,6 +191,7 @@ class Engine:
             raise MustAsk
         import docker.errors
         import requests
+        import urllib3.exceptions as broken
 
         try:
             answer = call(self._client(seconds))
@@ -199,7 +201,7 @@ class Engine:
         except requests.exceptions.Timeout:
             self._miss()
             raise EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s") from None
-        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        except (docker.errors.DockerException, requests.RequestException, broken.HTTPError, _NoHttp, OSError) as error:
             if "timed out" in str(error):
                 self._miss()
             self._facts = None
