@@ -210,11 +210,16 @@ class Engine:
 
     def _start_admitted(self) -> None:
         in_line: dict[str, str] = {}
+        lacking: set[tuple[str, str]] = set()
 
         def ready(job_id: str) -> bool:
             job = self._live[job_id].supervision.job
             reserver = self._reservers.get(job.request.runner)
-            if reserver is not None and not reserver.reserve(job):
+            if reserver is None:
+                return True
+            wanted = job.request.runner, reserver.wants(job)
+            if wanted in lacking or not reserver.reserve(job):
+                lacking.add(wanted)
                 in_line[job_id] = reserver.reserves
                 return False
             return True

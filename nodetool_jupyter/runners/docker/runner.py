@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from ...containers import default_image
+from ...errors import Refused
 from ...events import Isolation
 from ...frames import Report
 from ...jobs import Job, JobRequest
@@ -36,7 +37,7 @@ from .pool import StandbyPool
 from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import container_spec, holds
-from .starts import Started, Starts
+from .starts import Started, Starts, not_possible
 from .threads import Threads
 from .versions import Finding, look_into
 from .watch import Watch
@@ -152,9 +153,16 @@ class DockerRunner:
         """The images that were built for requirements, as the engine lists them. Raises `EngineUnavailable`."""
         return list(self.engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})))
 
+    def wants(self, job: Job) -> str:
+        """See `Reserver.wants`."""
+        return "" if job.request.container.gpus_shared else job.request.container.gpus
+
     def reserve(self, job: Job) -> bool:
         """See `Reserver.reserve`: the GPUs that no other job may have."""
-        may = self._gpus.reserve(job.id, job.request.container)
+        try:
+            may = self._gpus.reserve(job.id, job.request.container)
+        except (Refused, OSError):  # no lease can be had here: its start says so
+            may = True
         if may and self._pool is not None:
             self._pool.job_begins(job.id)
         return may
@@ -199,7 +207,10 @@ class DockerRunner:
     async def _started(self, job: Job, parcel: Parcel) -> Started:
         """The container, ready; called off when the caller is."""
         loop = asyncio.get_running_loop()
-        self._heir.announce()
+        try:
+            self._heir.announce()
+        except OSError as error:
+            raise not_possible(error) from None
         started = self._starts.at_once(job, parcel.report, loop)
         if started is None:
             started = await self._start(job, parcel, loop)
