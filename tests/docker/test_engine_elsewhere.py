@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import socket
@@ -148,6 +150,18 @@ def test_an_address_that_is_none_says_what_to_write(host: str, said: str) -> Non
     found = refusal({"DOCKER_HOST": host})
     assert said in found
     assert "word@" not in found
+
+
+def test_a_process_with_too_many_files_open_is_not_told_to_start_an_engine() -> None:
+    asked = Asked({})
+
+    def fail(client: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    asked._version = "1.41"  # as of one that answered before
+    with pytest.raises(EngineUnavailable, match=r"too many files open .* Run fewer jobs at once, or allow more"):
+        asked.ask(fail)
+    asked.close()
 
 
 def test_a_stream_of_an_engine_that_is_gone_by_then_is_told_like_a_call() -> None:

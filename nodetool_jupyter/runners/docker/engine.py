@@ -321,4 +321,9 @@ class Engine:
             )
         if "timed out" in str(error):
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
+        if number_in(error) in (errno.EMFILE, errno.ENFILE):
+            return EngineUnavailable(
+                f"this process has too many files open to ask the engine at {self.url}",
+                "Run fewer jobs at once, or allow more (ulimit -n)",
+            )
         return EngineUnavailable(f"no engine answers at {self.url}: {why(error)}")
