@@ -25,6 +25,7 @@ from .spec import SHARED, helper_host
 
 BUILT_LABEL = "nodetool.built"
 REPOSITORY = "nodetool/built"
+LEASE = "image-"
 _RECIPE = 1
 _PLACE = "/mnt"
 _BAR = "image"
@@ -72,7 +73,7 @@ class Builder:
         recipe = recipe_of(base.id, python, job.request.container.requirements)
         if found := self._find(recipe):
             return found
-        with alone(f"image-{recipe}", stop):
+        with alone(f"{LEASE}{recipe}", stop):
             return self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
 
     def _find(self, recipe: str) -> str:

@@ -23,9 +23,9 @@ from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
 from ..process_worker import value_frame
 from ..run_frame import run_frame
-from . import gpus, leftovers, wheels
+from . import gpus, leases, leftovers, wheels
 from .boxes import Box, close_box
-from .built import BUILT_LABEL, Builder
+from .built import BUILT_LABEL, LEASE, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .idle import IdleStreams
@@ -274,6 +274,8 @@ class DockerRunner:
 
     def sweep(self, gone: Callable[[Mapping[str, str]], bool], *, built_before: float = 0.0) -> Swept:
         """See `Sweeper`. An engine that isn't there, or isn't ours to use, has nothing of ours."""
+        with suppress(Refused, OSError):
+            leases.sweep(LEASE)
         if not self.engine.is_there():
             return Swept()
         try:
