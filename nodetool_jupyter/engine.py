@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -267,8 +268,9 @@ class Engine:
         waiting = list(self._live.values())
         for live in waiting:
             self.loop.call(self._stop, live, StopCause.CANCEL, _CLOSING, _CLOSE_GRACE_SECONDS)
+        until = time.monotonic() + _CLOSE_SECONDS
         for live in waiting:
-            live.ended.wait(_CLOSE_SECONDS)
+            live.ended.wait(max(0.0, until - time.monotonic()))
         self.loop.finish(self._close_runners)
         self.ledger.close()
         if not self._live:
