@@ -100,9 +100,13 @@ class StandbyPool:
                     return None
         if coming is not None and coming.box is not None:
             return coming.box
+        self.make_room(stop)
+        return None
+
+    def make_room(self, stop: CallOff) -> None:
+        """Give up boxes until there is room for one more container of a job that has begun. Blocks."""
         while not stop.is_set() and self._give_one_up():
             pass
-        return None
 
     def _unclaimed(self) -> list[_Coming]:
         return [one for one in self._coming if not one.claimed and not one.stop.is_set()]

@@ -70,7 +70,6 @@ class DockerRunner:
     ) -> None:
         self.engine = Engine(environ)
         self.images = Images(self.engine)
-        self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
         self._executor = Threads(_STARTS, "nodetool-docker")
         self._stops = Threads(_STOPS, "nodetool-docker-stop")
@@ -78,6 +77,7 @@ class DockerRunner:
         self._pool = (
             StandbyPool(self._executor, lambda box: close_box(self.engine, box), most=most) if standby else None
         )
+        make_room = self._pool.make_room if self._pool is not None else lambda stop: None
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
         self._idle = IdleStreams(self.engine, label=label, ended=self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
@@ -87,7 +87,7 @@ class DockerRunner:
         self._starts = Starts(
             self.engine,
             self.images,
-            builder=self._builder,
+            builder=Builder(self.engine, environ, labels, make_room=make_room),
             gpus=self._gpus,
             watch=self._watch,
             pool=self._pool,
