@@ -95,7 +95,6 @@ class Engine:
         self._missed_at = self._heard = 0.0
         self._limiter: anyio.CapacityLimiter | None = None
         self._closed = False
-        self._hail: Hail | None = None
         self._unasked = 0
         self.watched = False
         """Whether somebody sees it go, so that what it said of itself holds."""
@@ -118,21 +117,42 @@ class Engine:
         path = self.local_socket
         return os.access(path, os.R_OK | os.W_OK) if path else True
 
-    def facts(self, *, ahead: bool = False) -> Mapping[str, Any]:
-        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`.
-
-        ahead: its answer may be one that `heard` waits for.
-        """
-        found, now = self._facts, time.monotonic()
-        if found is not None and (self.watched or now - found[0] < _FACTS_SECONDS):
-            if now - self._heard > _HEARD_SECONDS:
-                self._call_out() if ahead and self.local_socket else self.ping()
-            return found[1]
+    def facts(self) -> Mapping[str, Any]:
+        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`."""
+        if (known := self._known()) is not None:
+            if time.monotonic() - self._heard > _HEARD_SECONDS:
+                self.ping()
+            return known
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
         facts: Mapping[str, Any] = self.ask(lambda client: client.info(), seconds=CHECK_SECONDS)
         self._facts = time.monotonic(), facts
         return facts
+
+    @contextmanager
+    def facts_meanwhile(self) -> Iterator[Mapping[str, Any]]:
+        """The same, but that its answer may come while the block runs: the end waits for it."""
+        known = self._known() if self.local_socket else None
+        if known is None or time.monotonic() - self._heard <= _HEARD_SECONDS:
+            yield self.facts()
+            return
+        try:
+            hail = Hail(self.local_socket, seconds=CHECK_SECONDS)
+        except OSError as error:
+            self._facts = None
+            raise self._unreachable(error, CHECK_SECONDS) from None
+        try:
+            yield known
+            self.ask(lambda client: hail.hear(), seconds=CHECK_SECONDS)
+            self._heard = hail.sent
+        finally:
+            hail.close()
+
+    def _known(self) -> Mapping[str, Any] | None:
+        found = self._facts
+        if found is None or not (self.watched or time.monotonic() - found[0] < _FACTS_SECONDS):
+            return None
+        return found[1]
 
     def ping(self) -> None:
         """See that it takes a new call now. Raises as `ask` does."""
@@ -140,32 +160,6 @@ class Engine:
             self.ask(lambda client: Hail(path, seconds=CHECK_SECONDS).hear(), seconds=CHECK_SECONDS)
         else:
             self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
-
-    def _call_out(self) -> None:
-        try:
-            self._replace_hail(Hail(self.local_socket, seconds=CHECK_SECONDS))
-        except OSError as error:
-            self._facts = None
-            raise self._unreachable(error, CHECK_SECONDS) from None
-
-    def heard(self) -> None:
-        """Wait for the answer that `facts` asked for ahead, if it did. Raises as `ask` does."""
-        hail = self._replace_hail(None)
-        if hail is None:
-            return
-        try:
-            self.ask(lambda client: hail.hear(), seconds=CHECK_SECONDS)
-            self._heard = hail.sent
-        finally:
-            hail.close()
-
-    def _replace_hail(self, hail: Hail | None) -> Hail | None:
-        """The one before; closed if there is a new one."""
-        with self._lock:
-            before, self._hail = self._hail, hail
-        if before is not None and hail is not None:
-            before.close()
-        return before
 
     @property
     def may_ask(self) -> bool:
@@ -251,9 +245,6 @@ class Engine:
         with self._lock:
             self._closed = True
             clients, self._clients = self._clients, {}
-            hail, self._hail = self._hail, None
-        if hail is not None:
-            hail.close()
         for client in clients.values():
             client.close()
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,11 @@ class DockerRunner:
 
         Where a container waits, all else is looked at while the engine's answer comes.
         """
-        facts = self.engine.facts(ahead=self._starts.may_be_at_once(request))
+        ahead = self._starts.may_be_at_once(request)
+        with self.engine.facts_meanwhile() if ahead else nullcontext(self.engine.facts()) as facts:
+            self._check(request, facts)
+
+    def _check(self, request: JobRequest, facts: Mapping[str, Any]) -> None:
         check_request(request, facts)
         if request.container.gpus:
             self._gpus.check(request.container.gpus, facts)
@@ -112,7 +116,6 @@ class DockerRunner:
             leftovers.foreign_network(self.engine, request.container.network)
         check_held(request, facts)
         self.images.check(request.container)
-        self.engine.heard()
 
     def holds(self) -> Mapping[str, str]:
         """See `Runner.holds`; empty where no engine answers."""
