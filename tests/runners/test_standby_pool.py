@@ -231,6 +231,24 @@ async def test_what_a_container_says_is_its_jobs_once_it_has_one(bench: Bench, t
         box.connection.close()
 
 
+async def test_a_box_that_can_not_be_looked_at_is_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    with closing_pair() as (events, _), monkeypatch.context() as lacking:
+        line = SimpleNamespace(stream=events, end=lambda: None)
+        engine = SimpleNamespace(ask=lambda call, seconds: line, remove=removed.append)
+        idle = IdleStreams(cast(Calls, engine), label="", ended=lambda _: None)
+        box = bench.make(CallOff())
+        lacking.setattr("nodetool_jupyter.runners.docker.idle.os", SimpleNamespace(dup=raises))
+        with pytest.raises(OSError, match="too many"):
+            idle.watch(lambda: box, asyncio.get_running_loop())
+        idle.close()
+    assert (removed, box.connection.fileno()) == ([box.id], -1)
+
+
+def raises(descriptor: int) -> int:
+    raise OSError("too many open files")
+
+
 def ended(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:

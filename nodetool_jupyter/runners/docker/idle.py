@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from .attach import hang_up
-from .boxes import Box
+from .boxes import Box, close_box
 from .engine import CHECK_SECONDS, Engine
 from .lines import Line, opened_events
 
@@ -47,7 +47,11 @@ class IdleStreams:
                 self._events = self._engine.ask(self._open, seconds=CHECK_SECONDS)
                 loop.call_soon_threadsafe(self._listen, self._events)
         box = make()
-        self._copies[box.id] = socket.socket(fileno=os.dup(box.connection.fileno()))
+        try:
+            self._copies[box.id] = socket.socket(fileno=os.dup(box.connection.fileno()))
+        except OSError:
+            close_box(self._engine, box)
+            raise
         loop.call_soon_threadsafe(self._begin, box.id)
         return box
 
