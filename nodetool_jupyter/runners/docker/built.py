@@ -19,11 +19,10 @@ from . import wheels
 from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
-from .leftovers import OWNER_LABEL
+from .leftovers import BUILT_LABEL, OWNER_LABEL
 from .probe import LOG, Python, check_applied, ends, probe
 from .spec import SHARED, helper_host
 
-BUILT_LABEL = "nodetool.built"
 REPOSITORY = "nodetool/built"
 LEASE = "image-"
 _RECIPE = 1

@@ -25,7 +25,7 @@ from ..process_worker import value_frame
 from ..run_frame import run_frame
 from . import gpus, leases, leftovers, wheels
 from .boxes import Box, close_box
-from .built import BUILT_LABEL, LEASE, Builder
+from .built import LEASE, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .idle import IdleStreams
@@ -154,7 +154,7 @@ class DockerRunner:
 
     def built_images(self) -> list[dict[str, Any]]:
         """The images that were built for requirements, as the engine lists them. Raises `EngineUnavailable`."""
-        return list(self.engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})))
+        return list(self.engine.ask(lambda client: client.images(filters={"label": leftovers.BUILT_LABEL})))
 
     def wants(self, job: Job) -> str:
         """See `Reserver.wants`."""
