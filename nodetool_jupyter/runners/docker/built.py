@@ -19,12 +19,12 @@ from . import wheels
 from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
-from .leftovers import OWNER_LABEL
+from .leftovers import BUILT_LABEL, OWNER_LABEL
 from .probe import LOG, Python, check_applied, ends, probe
 from .spec import SHARED, helper_host
 
-BUILT_LABEL = "nodetool.built"
 REPOSITORY = "nodetool/built"
+LEASE = "image-"
 _RECIPE = 1
 _PLACE = "/mnt"
 _BAR = "image"
@@ -48,10 +48,21 @@ Say = Callable[[NodeProgress], object]
 
 
 class Builder:
-    """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install."""
+    """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install.
 
-    def __init__(self, engine: Engine, environ: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    make_room: called before there is a container of ours.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        environ: Mapping[str, str],
+        labels: Mapping[str, str],
+        *,
+        make_room: Callable[[CallOff], object] = lambda stop: None,
+    ) -> None:
         self._engine = engine
+        self._make_room = make_room
         self._environ = dict(environ)
         self._labels = dict(labels)
         self._pythons: dict[str, Python] = {}
@@ -62,9 +73,10 @@ class Builder:
         Installing takes no longer than the job may run, and than `_BUILD_SECONDS`. Blocks.
         Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
         """
-        python = self._pythons.get(base.id) or self._pythons.setdefault(
-            base.id, probe(self._engine, base.id, self._labels, stop)
-        )
+        python = self._pythons.get(base.id)
+        if python is None:
+            self._make_room(stop)
+            python = self._pythons.setdefault(base.id, probe(self._engine, base.id, self._labels, stop))
         if not python.version:
             raise WorkerNotStarted(
                 f"Image {base.name!r} has no python3 that could take the requirements. Choose an --image with one."
@@ -72,7 +84,7 @@ class Builder:
         recipe = recipe_of(base.id, python, job.request.container.requirements)
         if found := self._find(recipe):
             return found
-        with alone(f"image-{recipe}", stop):
+        with alone(f"{LEASE}{recipe}", stop):
             return self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
 
     def _find(self, recipe: str) -> str:
@@ -89,6 +101,7 @@ class Builder:
             file.write_text("".join(f"{line}\n" for line in requirements))
             found = wheels.fetch(file, python, folder / "wheels", self._environ, say=steps.fetching, stop=stop)
             (folder / "pip.zip").write_bytes(wheels.installer())
+            self._make_room(stop)
             with _container(self._engine, base, self._labels) as container:
                 wheel_count = f"{len(found)} {'wheel' if len(found) == 1 else 'wheels'}"
                 steps.say(f"copy {wheel_count}")

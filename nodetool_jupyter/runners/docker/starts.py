@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from ...containers import Bind
-from ...errors import InvalidRequest
+from ...errors import Refused
 from ...events import Notification
 from ...frames import Report
 from ...jobs import Job, JobRequest, Profile
@@ -21,7 +21,7 @@ from ..base import WorkerNotStarted
 from . import leftovers
 from .boxes import Box, fits, hand_out, open_box
 from .built import Builder
-from .engine import CallOff, Engine, EngineRefused, EngineUnavailable, MustAsk
+from .engine import CallOff, Engine, EngineRefused, MustAsk
 from .gpus import Gpus
 from .images import Image, Images
 from .mounts import checked_binds, what_lies_at
@@ -109,8 +109,10 @@ class Starts:
                 box = self._box(request, spec, key, stop)
                 self._images.learn(image.id, box.python)
                 return Started(spec, key, box, image, watched, leases.pop_all())
-        except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
+        except (Refused, EngineRefused) as error:
             raise WorkerNotStarted(str(error)) from None
+        except OSError as error:
+            raise not_possible(error) from None
         except WorkerNotStarted:
             self._network = ""  # somebody may have removed it: the next job looks
             raise
@@ -186,6 +188,15 @@ class Starts:
             if sentence not in self._noted:
                 self._noted.add(sentence)
                 say(Notification(content=sentence))
+
+
+def not_possible(error: OSError) -> WorkerNotStarted:
+    """What this machine lacks on the way to a container: descriptors, processes, room on a disk."""
+    where = f" ({error.filename})" if error.filename else ""
+    return WorkerNotStarted(
+        f"The container could not be made: {error.strerror or error}{where}. Close what you don't need, and run the "
+        "cell again."
+    )
 
 
 def _asked(request: JobRequest) -> frozenset[str]:
