@@ -132,7 +132,7 @@ def remove_stale(hierarchies: list[Hierarchy]) -> None:
             if not match or int(match[1]) != namespace:
                 continue
             maker = tree.look(int(match[2]))
-            if maker is None or maker.start != int(match[3]) or maker.state in "ZX":
+            if maker is None or maker.start != int(match[3]) or not maker.lives:
                 _remove(f"{hierarchy.folder}/{name}", until)
 
 

@@ -231,7 +231,7 @@ class Supervised:
     def _watch(self, now: float, members: Members) -> None:
         """End the job where it passed a limit that nothing else holds."""
         used = self.usage(members)
-        if used["processes"] > self._watched.get("pids", math.inf):
+        if "pids" in self._watched and tree.count_threads(members()) > self._watched["pids"]:
             self._killed_for = "pids"
         elif used["cpu_seconds"] >= self._watched.get("cpu_seconds", math.inf):
             self._killed_for = "cpu_seconds"
