@@ -73,7 +73,7 @@ class Supervision:
         self._grace_seconds = job.request.grace_seconds
         self._started: float | None = None
         untrusted = job.request.profile is Profile.UNTRUSTED
-        self._screen = Screen(job.id, max_bytes=job.request.max_transfer_bytes) if untrusted else list
+        self._screen = Screen(job.id, max_bytes=job.request.most_bytes_back) if untrusted else list
         self._redaction = redaction(parcel.secrets.values())
         self._log = KeptLog(job.request.max_log_bytes, max_events=_UNTRUSTED_EVENTS if untrusted else None)
         self._unwritten: list[ev.AnyEvent] = []

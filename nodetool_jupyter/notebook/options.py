@@ -51,7 +51,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--job",), {"metavar": "NAME", "help": "bind the job's handle to this name; `_job` is always the last one"}),
     (("--progress",), {"metavar": "HOW", "help": "how it is shown: auto, card, text or none"}),
     (("--max-output",), {"metavar": "SIZE", "help": "output shown in the notebook (1m); `%%nodetool logs` has all"}),
-    (("--max-transfer",), {"metavar": "SIZE", "help": "largest value that may travel (1g)"}),
+    (("--max-transfer",), {"metavar": "SIZE", "help": "largest value that may travel (1g; untrusted: 32m back)"}),
     (("--no-raise",), {"action": "store_true", "help": "the cell does not fail when the job does"}),
     (("--dry-run",), {"action": "store_true", "help": "show the plan, limits and isolation; start nothing"}),
     (("--best-effort",), {"action": "store_true", "default": None, "help": "run even where a limit can't be held"}),
@@ -155,7 +155,7 @@ class Options(Struct, frozen=True):
     job: str
     progress: str
     max_output_bytes: int
-    max_transfer_bytes: int
+    max_transfer_bytes: int | None
     raises: bool
     dry_run: bool
     container: ContainerOptions
@@ -185,7 +185,7 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         job=job,
         progress=progress,
         max_output_bytes=_given(given.max_output, parse_size, "--max-output") or _DEFAULTS.max_output_bytes,
-        max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
+        max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer"),
         raises=not given.no_raise,
         dry_run=given.dry_run,
         container=_container(given, settings, runner, Profile(profile)),

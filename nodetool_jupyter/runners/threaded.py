@@ -128,7 +128,7 @@ class ThreadedWorker:
         self.filename = work.filename if work.filename != "<cell>" else f"<cell {job.id[:8]}>"
         self._ended = asyncio.Event()
         self._mailbox = Mailbox(asyncio.get_running_loop(), self._ended.set)
-        self._inside = Inside(self._mailbox, _pack, max_bytes=job.request.max_transfer_bytes)
+        self._inside = Inside(self._mailbox, _pack, max_bytes=job.request.most_bytes_back)
         self._inside.folder = self._temporary_folder
         self._folder = ""
         self._interruptible = Interruptible()

@@ -37,7 +37,7 @@ def test_an_empty_line_means_the_defaults() -> None:
     assert not found.background
     assert found.raises
     assert found.limits == ResourceLimits()
-    assert (found.max_output_bytes, found.max_transfer_bytes, found.grace_seconds) == (1 << 20, 1 << 30, 5.0)
+    assert (found.max_output_bytes, found.max_transfer_bytes, found.grace_seconds) == (1 << 20, None, 5.0)
 
 
 def test_every_option_is_understood() -> None:
