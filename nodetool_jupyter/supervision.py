@@ -141,7 +141,7 @@ class Supervision:
                 if self._worker is not None:
                     exit_event = await self._follow(self._worker)
         except WorkerNotStarted as error:
-            self._not_started(str(error), gone=not isinstance(error, WorkerNotGone))
+            self._not_started(str(error), error.options, gone=not isinstance(error, WorkerNotGone))
             return
         finally:
             self._assets.close()
@@ -161,7 +161,7 @@ class Supervision:
             )
         )
 
-    def _not_started(self, why: str, *, gone: bool = True) -> None:
+    def _not_started(self, why: str, options: tuple[str, ...] = (), *, gone: bool = True) -> None:
         """There never was a worker: it could not be started, or the start was called off."""
         if self._stopped is not None:
             nobody = ev.Exit() if gone else ev.Exit(cause="unkillable", detail=why)
@@ -169,7 +169,7 @@ class Supervision:
                 verdict(None, nobody, limits=self.job.request.limits, stopped=self._stopped, complaint=self._complaint)
             )
         else:
-            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, why))
+            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, why, options))
 
     def _proven(self, exit_event: ev.Exit) -> bool:
         return isinstance(self._terminal, Raised) or exit_event.code == 0
@@ -294,6 +294,7 @@ class Supervision:
             traceback="\n".join(raised.traceback) if raised else None,
             reason=found.reason.value if found.reason else None,
             duration=duration,
+            options=found.options,
         )
         self._commit(job, [update])
 

@@ -109,7 +109,9 @@ class Starts:
                 box = self._box(request, spec, key, stop)
                 self._images.learn(image.id, box.python)
                 return Started(spec, key, box, image, watched, leases.pop_all())
-        except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
+        except (EngineUnavailable, InvalidRequest) as error:
+            raise WorkerNotStarted(str(error), options=error.options) from None
+        except EngineRefused as error:
             raise WorkerNotStarted(str(error)) from None
         except WorkerNotStarted:
             self._network = ""  # somebody may have removed it: the next job looks

@@ -49,7 +49,7 @@ class Users:
             raise InvalidRequest(
                 f"The image has no user {user!r} whose number can be read in its /etc/passwd and /etc/group. "
                 "Give a number with --user, as in --user 1000:1000. Nothing was started."
-            )
+            ).about("--user")
         return found
 
     def _read(self, image_id: str) -> tuple[str, str]:
