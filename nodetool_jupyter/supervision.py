@@ -21,7 +21,7 @@ from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
 from .redaction import redaction
 from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
-from .screening import Screen, plain
+from .screening import Screen, still
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
@@ -148,7 +148,7 @@ class Supervision:
         if self._worker is None:
             self._not_started("")
             return
-        exit_event = msgspec.structs.replace(exit_event, detail=plain(exit_event.detail))
+        exit_event = msgspec.structs.replace(exit_event, detail=still(exit_event.detail))
         self._append([exit_event])
         self._finish(
             verdict(
@@ -273,7 +273,7 @@ class Supervision:
 
     def _finish(self, found: Verdict) -> None:
         duration = time.monotonic() - self._started if self._started is not None else None
-        message = plain(found.message)  # it may quote what a job wrote last, or an image that could not start
+        message = still(found.message)  # it may quote what a job wrote last, or an image that could not start
         if self._redaction is not None:
             message = self._redaction.text(message)
         job = advance(
