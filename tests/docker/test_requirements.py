@@ -25,6 +25,7 @@ from tests.engine.private import Engine, until
 from tests.workflows.seeing import of, text
 
 LONG_GUARD_SECONDS = 300.0
+CPYTHON = f"cp{images.PYTHON.replace('.', '')}"
 pytestmark = pytest.mark.timeout(3 * LONG_GUARD_SECONDS)
 
 
@@ -33,9 +34,9 @@ def index(tmp_path: Path) -> Path:
     """Where pip finds packages: alpha needs beta on the image's Python, delta has no wheel, epsilon none for it."""
     folder = tmp_path / "index"
     folder.mkdir()
-    wheel(folder, "alpha", needs=('beta; python_version < "3.12"', 'gone; python_version < "3"'))
+    wheel(folder, "alpha", needs=(f'beta; python_version == "{images.PYTHON}"', 'gone; python_version < "3"'))
     wheel(folder, "alpha", "0.9")
-    wheel(folder, "beta", tag="cp311-cp311-manylinux_2_17_x86_64")
+    wheel(folder, "beta", tag=f"{CPYTHON}-{CPYTHON}-manylinux_2_17_x86_64")
     sdist(folder, "delta", setup=f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     wheel(folder, "epsilon", tag="cp39-cp39-win_amd64")
     wheel(folder, "zeta", needs=("nowhere",))
@@ -137,9 +138,9 @@ def test_a_hash_that_does_not_fit_is_refused_before_anything_is_installed(jobs: 
     ("line", "said"),
     [
         ("nowhere", "There is no package 'nowhere' where pip looks."),
-        ("delta", "Nothing that fits 'delta' has a wheel for Python 3.11 on "),
-        ("epsilon", "Nothing that fits 'epsilon' has a wheel for Python 3.11 on "),
-        ("alpha>=2", "Nothing that fits 'alpha>=2' has a wheel for Python 3.11 on "),
+        ("delta", f"Nothing that fits 'delta' has a wheel for Python {images.PYTHON} on "),
+        ("epsilon", f"Nothing that fits 'epsilon' has a wheel for Python {images.PYTHON} on "),
+        ("alpha>=2", f"Nothing that fits 'alpha>=2' has a wheel for Python {images.PYTHON} on "),
         ("zeta", "There is no package 'nowhere' where pip looks."),
     ],
 )

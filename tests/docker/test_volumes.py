@@ -78,7 +78,7 @@ def test_what_asks_the_image_has_none_either(jobs: Jobs) -> None:
     image = runner.images.find(ContainerOptions(image=NAME))
     assert image is not None
     assert image.volumes == ("/declared", "/srv/more")
-    assert runner.python_of(image).startswith("3.11.")
+    assert runner.python_of(image).startswith(f"{images.PYTHON}.")
 
 
 def test_volumes_that_came_with_a_moved_tag_refuse_the_start(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
