@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,6 +165,30 @@ def test_a_volume_without_an_absolute_path_is_refused_by_name(jobs: Jobs, docker
                 refuses(request)
     finally:
         docker_client.images.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "path"), [("data", "/dev/shm", "/data"), ("srv/data", "../dev", "/srv/data/shm")]
+)
+def test_a_link_puts_no_volume_over_shared_memory(
+    jobs: Jobs, run_engine: Engine, link: str, target: str, path: str
+) -> None:
+    name = "nodetool-test:linked"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        info = tarfile.TarInfo(link)
+        info.type, info.linkname = tarfile.SYMTYPE, target
+        archive.addfile(info)
+    with run_engine.client() as client:
+        made = client.api.create_container(images.IMAGE, ["true"])
+        client.api.put_archive(made, "/", packed.getvalue())
+        client.api.commit(made, *name.split(":"), changes=[*images.BASE, f'VOLUME ["{path}", "/srv/more"]'])
+        client.api.remove_container(made)
+        job, _ = jobs.run(FILL_SHARED, container=ContainerOptions(image=name), profile=Profile.UNTRUSTED)
+        jobs.nothing_is_left()
+        client.images.remove(name)
+    told = f"Image {name!r} declares the volume {path!r}, which a link in it puts over /dev/shm. "
+    assert job.message.startswith(told), job.message
 
 
 @pytest.mark.parametrize("path", ["/", "/dev", "/proc", "/proc/sys", "/x/../proc/y"])
