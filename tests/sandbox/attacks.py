@@ -213,7 +213,8 @@ def attack(folder: Path, patch: pytest.MonkeyPatch, **more: str) -> Iterator[Att
 def _expected(paths: Sequence[str]) -> dict[str, object]:
     calls = """ptrace,process_vm_readv,process_vm_writev,pidfd_getfd,unshare user,unshare mount,unshare net,setns,mount,
         umount,fsopen,open_tree,pivot_root,chroot,bpf,perf_event_open,keyctl,add_key,request_key,io_uring_setup,
-        io_setup,userfaultfd,open_by_handle_at,kexec_load,init_module,reboot,swapon,personality,clone with a namespace"""
+        io_setup,userfaultfd,open_by_handle_at,kexec_load,init_module,reboot,swapon,personality,
+        clone with a namespace"""
     written = ("/", "/usr", "/usr/bin", "/etc", "/dev", "/proc", "/proc/sys/kernel", "/sys", "the library")
     opened = ("/proc/sys/kernel/core_pattern", "/proc/1/mem")
     return {
