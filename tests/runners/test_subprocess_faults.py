@@ -325,6 +325,7 @@ HOSTILE = {
     "no JSON": "frame(b'{{')",
     "deep JSON": "frame(b'[' * 100_000)",
     "JSON deep in a place for anything": 'frame(b\'{"type":"display","data":{"x":\' + b\'[\' * 100_000)',
+    "deep JSON that is whole": "frame(b'{\"type\":\"display\",\"data\":{\"x\":' + b'[' * 900 + b']' * 900 + b'}}')",
     "an unknown frame": 'frame(b\'{"type":"queued"}\')',
     "a frame that only the manager may make": 'frame(b\'{"type":"job_update","status":"completed"}\')',
     "such a frame among others": 'frame(b\'[{"type":"returned"},{"type":"job_update","status":"completed"}]\')',
