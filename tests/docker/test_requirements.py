@@ -89,6 +89,19 @@ def test_the_image_is_built_once_for_what_goes_in(jobs: Jobs, docker_client: doc
     assert len(built(docker_client)) == 2
 
 
+def test_an_image_that_only_says_to_be_the_one_is_not_taken(jobs: Jobs, docker_client: docker.DockerClient) -> None:
+    """Whoever knows what goes in knows the label, and may have put it on an image that somebody fetched."""
+    job, events = run(jobs, "import alpha", container=wanting("alpha"))
+    ours = isolation(events).details["built"]
+    recipe = docker_client.api.inspect_image(ours)["Config"]["Labels"]["nodetool.built"]
+    docker_client.api.remove_image(ours, force=True)
+    made = docker_client.api.create_container(images.IMAGE, ["true"])
+    docker_client.api.commit(made, "fetched", "1", changes=[*images.BASE, f"LABEL nodetool.built={recipe}"])
+    docker_client.api.remove_container(made)
+    again, _ = run(jobs, "import alpha", container=wanting("alpha"))
+    assert [job.status, again.status] == [JobStatus.COMPLETED] * 2, again.message
+
+
 def test_two_jobs_at_once_build_one_image(jobs: Jobs, docker_client: docker.DockerClient) -> None:
     both = [jobs.submit("import alpha", container=wanting("alpha")) for _ in range(2)]
     assert [end(jobs, job)[0].status for job in both] == [JobStatus.COMPLETED] * 2
