@@ -230,22 +230,22 @@ class Supervised:
 
     def _watch(self, now: float, members: Members) -> None:
         """End the job where it passed a limit that nothing else holds."""
-        used = self.usage(members)
-        if "pids" in self._watched and tree.count_threads(members()) > self._watched["pids"]:
+        pids = members()  # once: without groups every process of the machine is looked at
+        used = self.usage(lambda: pids)
+        if "pids" in self._watched and tree.count_threads(pids) > self._watched["pids"]:
             self._killed_for = "pids"
         elif used["cpu_seconds"] >= self._watched.get("cpu_seconds", math.inf):
             self._killed_for = "cpu_seconds"
-        elif self._passes_memory(used["memory_bytes"], members):
+        elif self._passes_memory(used["memory_bytes"], pids):
             self._killed_for = "memory_bytes"
         if self._killed_for:
             self._begin_kill(now)
 
-    def _passes_memory(self, resident_bytes: int, members: Members) -> bool:
+    def _passes_memory(self, resident_bytes: int, pids: set[int]) -> bool:
         """Counts what is resident, and what is held without that; in a sandbox there is no shared memory to hold."""
         most = self._watched.get("memory_bytes", math.inf)
         if most == math.inf:
             return False
-        pids = members()
         beside = nonresident.of_processes(pids) + sum(map(nonresident.in_sockets, self._inside_of(pids)))
         shared = 0 if self._enclosed else nonresident.shared(pids, self.seen.keys())
         if resident_bytes + beside + shared <= most:
