@@ -209,11 +209,16 @@ def _check_volumes(name: str, found: Mapping[str, Any]) -> None:
                 f"Image {name!r} declares the volume {shown!r}, which is no absolute path, so that nobody can say "
                 f"where it would be. Build it with VOLUME /{shown}, or take another --image. Nothing was started."
             )
-        if place in ("/", "/dev") or f"{place}/".startswith("/proc/"):
+        if is_the_systems(place):
             raise InvalidRequest(
                 f"Image {name!r} declares the volume {shown!r}, where a container has what is the system's own. Build "
                 "it without that, or take another --image. Nothing was started."
             )
+
+
+def is_the_systems(path: str) -> bool:
+    """Whether a container has there, or below, what no volume may take the place of."""
+    return path in ("/", "/dev") or f"{path}/".startswith("/proc/")
 
 
 def volumes_of(found: Mapping[str, Any]) -> tuple[str, ...]:

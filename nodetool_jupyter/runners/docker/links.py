@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InvalidRequest
 from .engine import LONG_SECONDS, Engine, EngineRefused
+from .images import is_the_systems
 from .spec import SHARED
 from .unstarted import unstarted
 
@@ -31,15 +32,21 @@ class Links:
         """Refuse a volume that a link puts over shared memory, or where a container has what is the system's own.
 
         The first time that an image with volumes is asked about this blocks for some tenths of a second. Raises
-        `EngineUnavailable`, `EngineRefused`, `InvalidRequest`.
+        `EngineUnavailable`, `InvalidRequest`.
         """
         if not volumes or not image_id:
             return
         if image_id not in self._known:
-            with unstarted(self._engine, image_id, self._labels, "links") as made:
-                self._known[image_id] = {path: self._real(made, path) for path in volumes}
+            try:
+                with unstarted(self._engine, image_id, self._labels, "links") as made:
+                    self._known[image_id] = {path: self._real(made, path) for path in volumes}
+            except EngineRefused as error:
+                raise InvalidRequest(
+                    f"Image {name!r} declares volumes, and the engine does not tell where they lie "
+                    f"({str(error).strip().rstrip('.')}). Take another --image. Nothing was started."
+                ).about("--image") from None
         for path, real in self._known[image_id].items():
-            if real != path and (real in ("/", "/dev", SHARED) or f"{real}/".startswith("/proc/")):
+            if real != path and (real == SHARED or is_the_systems(real)):
                 raise InvalidRequest(
                     f"Image {name!r} declares the volume {path!r}, which a link in it puts over {real}. Build it "
                     "without that, or take another --image. Nothing was started."
