@@ -15,7 +15,10 @@ TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Process(NamedTuple):
-    """One line of `/proc/PID/stat`; `start` (ticks since boot) tells it from a later one with its number."""
+    """One line of `/proc/PID/stat`; `start` (ticks since boot) tells it from a later one with its number.
+
+    cpu_seconds: with what its children left when it waited for them; own_seconds: without.
+    """
 
     pid: int
     state: str
@@ -23,6 +26,7 @@ class Process(NamedTuple):
     group: int
     session: int
     cpu_seconds: float
+    own_seconds: float
     threads: int
     start: int
 
@@ -48,9 +52,11 @@ def look(pid: int) -> Process | None:
     """The process, or `None` when there is none with this number (any more)."""
     try:
         fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        cpu_ticks = sum(int(ticks) for ticks in fields[11:15])
+        own = int(fields[11]) + int(fields[12])
+        inherited = int(fields[13]) + int(fields[14])
         state, ppid, group, session = fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3])
-        return Process(pid, state, ppid, group, session, cpu_ticks / TICKS, int(fields[17]), int(fields[19]))
+        seconds = (own + inherited) / TICKS, own / TICKS
+        return Process(pid, state, ppid, group, session, *seconds, int(fields[17]), int(fields[19]))
     except (OSError, IndexError, ValueError):
         return None
 
