@@ -112,7 +112,7 @@ class Engine:
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:
         """Store a job and queue it; returns once it is stored. From any thread but the loop's."""
         self._admission.reserve()
-        assets = AssetFolder(self._assets, job.id, max_bytes=job.request.max_transfer_bytes)
+        assets = AssetFolder(self._assets, job.id, max_bytes=job.request.most_bytes_back)
         live = _Live(self, job, parcel, runner, assets)
         with self._lock:
             if job.id in self._live:

@@ -149,7 +149,11 @@ class Reserver(Protocol):
 
 
 class WorkerNotStarted(Exception):
-    """The worker could not be started; the text says why and what to do."""
+    """The worker could not be started; the text says why and what to do. options: as `Refused` has them."""
+
+    def __init__(self, text: str, *, options: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.options = options
 
 
 class WorkerNotGone(WorkerNotStarted):

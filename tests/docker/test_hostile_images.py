@@ -46,7 +46,7 @@ exec(code)' "$4" "$5"
 """Has an interpreter that tells of itself what is not so."""
 UNFIT = {
     "old": ('sys.version_info, sys.version = (3, 9, 2), "3.9.2 (default)"', "it is cpython 3.9.2"),
-    "none": ('sys.implementation.name = "pypy"', "it is pypy 3.11"),
+    "none": ('sys.implementation.name = "pypy"', f"it is pypy {images.PYTHON}"),
 }
 
 

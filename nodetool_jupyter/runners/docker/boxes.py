@@ -216,14 +216,16 @@ def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
     if "could not select device driver" in text or "nvidia-container" in text:
         return WorkerNotStarted(
             "The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver and "
-            "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out."
+            "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out.",
+            options=("--gpus",),
         )
     if "unable to find user" in text or "unable to find group" in text:
         return WorkerNotStarted(
-            f"The image has no user {spec.config['User']!r}. Give a number with --user, as in --user 1000:1000."
+            f"The image has no user {spec.config['User']!r}. Give a number with --user, as in --user 1000:1000.",
+            options=("--user",),
         )
     if "network" in text and "not found" in text:
-        return WorkerNotStarted(_no_network(spec.host["NetworkMode"]))
+        return WorkerNotStarted(_no_network(spec.host["NetworkMode"]), options=("--network",))
     if "python3" in text and ("not found" in text or "no such file" in text):
         return WorkerNotStarted(no_python(spec))
     if isinstance(error, EngineUnavailable):

@@ -88,9 +88,10 @@ class Builder:
             return self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
 
     def _find(self, recipe: str) -> str:
-        filters = {"label": f"{BUILT_LABEL}={recipe}"}
+        """The image that was built here: others may carry the label, and are not fetched under that name by chance."""
+        filters, name = {"label": f"{BUILT_LABEL}={recipe}"}, _name(recipe)
         found = self._engine.ask(lambda client: client.images(filters=filters))
-        return str(found[0]["Id"]) if found else ""
+        return next((str(one["Id"]) for one in found if name in (one.get("RepoTags") or ())), "")
 
     def _build(self, base: Image, python: Python, recipe: str, job: Job, *, say: Say, stop: CallOff) -> str:
         requirements = job.request.container.requirements
@@ -147,7 +148,7 @@ class Builder:
             "nodetool.requirements": " ".join(requirements),
         }
         made = self._engine.ask(
-            lambda client: client.commit(container, REPOSITORY, recipe[:12], conf=config), seconds=_BUILD_SECONDS
+            lambda client: client.commit(container, *_name(recipe).split(":"), conf=config), seconds=_BUILD_SECONDS
         )
         return str(made["Id"])
 
@@ -156,6 +157,10 @@ def recipe_of(base: str, python: Python, requirements: tuple[str, ...]) -> str:
     """Equal for what makes the same image. base: its id."""
     what = [_RECIPE, base, python.version, python.abi, python.platforms, sorted(set(requirements))]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _name(recipe: str) -> str:
+    return f"{REPOSITORY}:{recipe[:12]}"
 
 
 class _Steps:

@@ -47,6 +47,7 @@ class ImageMissing(Refused):
     """The image is not there, and may not be fetched."""
 
     code = "NT-D02"
+    options = ("--pull",)
 
     def __init__(self, name: str, pinned: str = "") -> None:
         where = f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing."
@@ -60,6 +61,8 @@ class ImageMissing(Refused):
 
 class NoImageName(InvalidRequest):
     """No image can be called so."""
+
+    options = ("--image",)
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -135,7 +138,9 @@ class Images:
             if found is None:
                 self._pull(options.image or default_image(), report, stop)
                 found = self.find(options)
-        except (Refused, EngineRefused) as error:
+        except Refused as error:
+            raise WorkerNotStarted(str(error), options=error.options) from None
+        except EngineRefused as error:
             raise WorkerNotStarted(str(error)) from None
         if found is None:
             raise WorkerNotStarted(f"Image {options.image!r} was pulled and is gone again. Run the cell once more.")
@@ -204,11 +209,16 @@ def _check_volumes(name: str, found: Mapping[str, Any]) -> None:
                 f"Image {name!r} declares the volume {shown!r}, which is no absolute path, so that nobody can say "
                 f"where it would be. Build it with VOLUME /{shown}, or take another --image. Nothing was started."
             )
-        if place in ("/", "/dev") or f"{place}/".startswith("/proc/"):
+        if is_the_systems(place):
             raise InvalidRequest(
                 f"Image {name!r} declares the volume {shown!r}, where a container has what is the system's own. Build "
                 "it without that, or take another --image. Nothing was started."
             )
+
+
+def is_the_systems(path: str) -> bool:
+    """Whether a container has there, or below, what no volume may take the place of."""
+    return path in ("/", "/dev") or f"{path}/".startswith("/proc/")
 
 
 def volumes_of(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -31,24 +31,24 @@ def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             f"--memory {format_size(memory)} is too little for Python itself. "
             f"Take {format_size(LEAST_CONTAINER_MEMORY_BYTES)} or more. {_NOTHING}"
-        )
+        ).about("--memory")
     cpus = request.limits.cpus
     if cpus is not None and cpus < LEAST_CPUS:
         raise InvalidRequest(
             f"--cpus {cpus:g} is less than an engine can hold. Take {LEAST_CPUS:g} or more. {_NOTHING}"
-        )
+        ).about("--cpus")
     pids = request.limits.pids
     if pids is not None and pids < LEAST_PIDS:
         raise InvalidRequest(
             f"--pids-limit {pids} is fewer than the {LEAST_PIDS} processes and threads that a container needs before "
             f"the code runs. Take {LEAST_PIDS} or more. {_NOTHING}"
-        )
+        ).about("--pids-limit")
     for name, asked, there in above_host(request.limits, facts):
         how = format_size if name != "cpus" else "{:g}".format
         raise InvalidRequest(
             f"{_OPTIONS[name]} {how(asked)} is more than the {how(there)} that the engine's machine has. "
             f"Ask for less. {_NOTHING}"
-        )
+        ).about(_OPTIONS[name])
     _check_tmpfs(request.container.tmpfs, facts.get("MemTotal") or math.inf)
     if request.profile is Profile.UNTRUSTED:
         _check_untrusted(request)
@@ -105,7 +105,7 @@ def _check_untrusted(request: JobRequest) -> None:
             raise ProfileRefused(
                 "NT-S03",
                 f"{option} does not go with --profile untrusted. Leave it out, or use --profile default. {_NOTHING}",
-            )
+            ).about(option.split()[0])
 
 
 def _is_nobody_special(user: str) -> bool:

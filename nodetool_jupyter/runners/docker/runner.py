@@ -128,6 +128,7 @@ class DockerRunner:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
         request, user = self._starts.resolved(request, image)
+        self._starts.links.check(image.name, image.id, image.volumes)
         facts, own = self.engine.facts(), image.volumes
         network = leftovers.named(self.engine, request.container.network)
         spec = container_spec(request, facts, image=image.id, image_user=user, network=network, devices=(), volumes=own)

@@ -24,6 +24,7 @@ from .built import Builder
 from .engine import CallOff, Engine, EngineRefused, MustAsk
 from .gpus import Gpus
 from .images import Image, Images
+from .links import Links
 from .mounts import checked_binds, what_lies_at
 from .pool import StandbyPool
 from .spec import ContainerSpec, container_spec, pool_key
@@ -68,6 +69,7 @@ class Starts:
         self._labels = dict(labels)
         self._private = tuple(private)
         self._users = Users(engine, self._labels)
+        self.links = Links(engine, self._labels)
         self._slots = count()
         self._noted: set[str] = set()
         self._network = ""
@@ -109,7 +111,9 @@ class Starts:
                 box = self._box(request, spec, key, stop)
                 self._images.learn(image.id, box.python)
                 return Started(spec, key, box, image, watched, leases.pop_all())
-        except (Refused, EngineRefused) as error:
+        except Refused as error:
+            raise WorkerNotStarted(str(error), options=error.options) from None
+        except EngineRefused as error:
             raise WorkerNotStarted(str(error)) from None
         except OSError as error:
             raise not_possible(error) from None
@@ -167,6 +171,7 @@ class Starts:
         network = self._ensured_network(options.network)
         devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
         request, user = self.resolved(job.request, image)
+        self.links.check(image.name, built, image.volumes)
         facts, own = self._engine.facts(), image.volumes
         return container_spec(
             request, facts, image=built, image_user=user, network=network, devices=devices, volumes=own
