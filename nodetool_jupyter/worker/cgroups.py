@@ -6,6 +6,7 @@ Groups are made below the one that this process is in, so a job never escapes a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from . import tree
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 _PATIENCE_SECONDS, _LOOK_SECONDS = 1.0, 0.002
 _PERIOD = 100_000
+_probes = itertools.count()
 _NAME = re.compile(r"nodetool-.+-(\d+)-(\d+)-(\d+)")
 
 
@@ -92,7 +94,7 @@ def _is_within(path: str, root: str) -> bool:
 
 
 def _can_make(folder: str) -> bool:
-    probe = f"{folder}/nodetool-probe-{_maker()}"
+    probe = f"{folder}/nodetool-probe-{next(_probes)}-{_maker()}"  # another thread may be at it, too
     try:
         os.mkdir(probe)
     except OSError:
