@@ -14,7 +14,7 @@ from types import CodeType, FunctionType
 
 from . import values
 from .execute import attempt
-from .values import BadValue, CannotTravel
+from .values import CannotTravel, NotPlain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .values import Encoded, Received
     from .wire import Buffer
 
-_ALIGNMENT = 64
 _APART_FROM_BYTES = 4096
 _MOST_JSON_ITEMS = 10_000
 _FILENAME = 10  # among the arguments of `CodeType`, in every version from 3.8
@@ -45,9 +44,8 @@ def encode(
     if plain or values.fits_json(value, most_items=_MOST_JSON_ITEMS):
         try:
             return values.encode(name, value, max_bytes=max_bytes)
-        except CannotTravel as error:
-            if "pickle" not in error.why:
-                raise
+        except NotPlain:
+            pass
     return values.finish(name, value, ("pickle", {}, _pickle(name, value, by_value, files)), max_bytes)
 
 
@@ -56,13 +54,8 @@ def decode(value: Received) -> object:
     if value.format != "pickle":
         return values.decode(value)
     view = memoryview(value.body).cast("B")
-    if sum(value.sizes) != view.nbytes or len(value.sizes) % 2 != 1 or min(value.sizes) < 0:
-        raise BadValue(f"Value {value.name!r} has sizes that don't fit its {view.nbytes} bytes.")
-    parts = []
-    for size in value.sizes:
-        parts.append(view[:size])
-        view = view[size:]
-    return pickle.loads(parts[0], buffers=parts[2::2])  # noqa: S301 - the caller's decision
+    data, *buffers = values.parts(view, value.sizes)
+    return pickle.loads(data, buffers=buffers)  # noqa: S301 - the caller's decision
 
 
 def encode_input(
@@ -81,12 +74,9 @@ def encode_input(
         return encode(name, value, max_bytes=max_bytes, files=files)
     except CannotTravel as error:
         why, remedy = error.why, error.remedy
-        if other_python and "pickle" in why:
+        if isinstance(error, NotPlain):
             mine = sys.version.split()[0]
-            why = (
-                f"between Python {mine} here and {other_python} there only numbers, text, lists and dicts, bytes and "
-                "numpy arrays travel"
-            )
+            why = error.only(f"between Python {mine} here and {other_python} there only {values.PLAIN} travel")
             remedy = "Send one of these, or use the kernel's own Python"
         raise ValueCannotTravel(name, error.type_name, error.size, why, remedy) from None
 
@@ -176,10 +166,4 @@ def _pickle(name: str, value: object, by_value: bool, files: set[str] | None) ->
         if isinstance(error, RecursionError):
             why = "it refers to itself too deeply"
         raise CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it") from None
-    buffers: list[Buffer] = [data]
-    end = len(data)
-    for raw in kept:
-        padding = -end % _ALIGNMENT
-        buffers += [bytes(padding), raw]
-        end += padding + raw.nbytes
-    return buffers
+    return values.aligned(data, kept)
