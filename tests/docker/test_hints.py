@@ -12,7 +12,7 @@ from nodetool_jupyter.events import JobUpdate
 from nodetool_jupyter.jobs import Profile
 from nodetool_jupyter.notebook.hints import with_hint
 from tests.docker.jobs import Jobs
-from tests.workflows.seeing import of
+from tests.workflows.seeing import of, text
 
 
 @pytest.mark.parametrize("profile", Profile)
@@ -84,4 +84,14 @@ def test_what_is_the_notebooks_is_told_to_be_there(jobs: Jobs) -> None:
     )
     assert hinted(jobs, "import nodetool_jupyter.notebook") == (
         ". Jobs are started from the notebook, not from within a job."
+    )
+
+
+def test_commands_run_in_an_image_without_ipython_and_a_magic_is_told_with_the_containers_remedy(jobs: Jobs) -> None:
+    code = "get_ipython().system('echo {6 * 7}; pwd')\nlines = get_ipython().getoutput('id -u')\nprint(lines, _exit_code)\n"
+    job, events = jobs.run(code + "get_ipython().run_line_magic('time', '1')")
+    assert text(events) == "42\n/job\n['65534'] 0\n"
+    assert job.message.endswith(
+        "This cell uses %time, and IPython is not installed in its container. "
+        "Add --requirements ipython, choose an --image that has it, or use plain Python."
     )
