@@ -147,12 +147,12 @@ class _Speaker:
                 for key, value in item.items():
                     said[key] = self.say(value)
             except Stuck as stuck:
-                stuck.steps.append(_index(key))
+                stuck.steps.append(index_text(key))
                 raise
             return said
         keys = self._all(item, lambda _: " in a key of a dict")
-        index = [_index(key) for key in item] if len(item) <= _FEW_KEYS else None
-        values = self._all(item.values(), lambda at: index[at] if index else _index(_nth(item, at)))
+        index = [index_text(key) for key in item] if len(item) <= _FEW_KEYS else None
+        values = self._all(item.values(), lambda at: index[at] if index else index_text(_nth(item, at)))
         return {"$dict": [part for pair in zip(keys, values, strict=True) for part in pair]}
 
 
@@ -160,7 +160,7 @@ def _nth(item: dict[Any, Any], at: int) -> Any:
     return next(key for number, key in enumerate(item) if number == at)
 
 
-def _index(key: object) -> str:
+def index_text(key: object) -> str:
     """How a person reaches what is under a key."""
     plain = type(key) in (str, int, float, bool, bytes) or key is None
     shown = repr(key) if plain and sys.getsizeof(key) < 1 << 10 else type(key).__qualname__

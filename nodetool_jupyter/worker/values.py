@@ -81,6 +81,12 @@ def type_name(value: object) -> str:
     )
 
 
+def holding(part: object, place: str) -> str:
+    """That a value has this in it."""
+    kind = type_name(part)
+    return f"it holds {'an' if kind[0].lower() in 'aeiou' else 'a'} `{kind}`{place}"
+
+
 def size_of(value: object) -> int:
     """About how many bytes a value takes, without looking inside containers."""
     counted, _ = attempt(getattr, value, "nbytes", None)
@@ -335,10 +341,8 @@ def _as_tagged(name: str, value: object, leaf: tagged.Leaf) -> tuple[str, Fields
     try:
         return "tagged", {}, aligned(*tagged.encode(value, leaf))
     except tagged.Stuck as stuck:
-        kind = type_name(stuck.thing)
-        a = "an" if kind[0].lower() in "aeiou" else "a"
-        why = stuck.why or (f"it holds {a} `{kind}`" if stuck.steps else "")
-        raise NotPlain(name, value, f"{why}{stuck.place()}") from None
+        found = f"{stuck.why}{stuck.place()}" if stuck.why else holding(stuck.thing, stuck.place())
+        raise NotPlain(name, value, found if stuck.why or stuck.steps else "") from None
 
 
 def _from_tagged(came: list[memoryview]) -> object:

@@ -88,8 +88,8 @@ def test_what_is_the_notebooks_is_told_to_be_there(jobs: Jobs) -> None:
 
 
 def test_commands_run_in_an_image_without_ipython_and_a_magic_is_told_with_the_containers_remedy(jobs: Jobs) -> None:
-    code = "get_ipython().system('echo {6 * 7}; pwd')\nlines = get_ipython().getoutput('id -u')\nprint(lines, _exit_code)\n"
-    job, events = jobs.run(code + "get_ipython().run_line_magic('time', '1')")
+    code = "get_ipython().system('echo {6 * 7}; pwd')\nlines = get_ipython().getoutput('id -u')\n"
+    job, events = jobs.run(code + "print(lines, _exit_code)\nget_ipython().run_line_magic('time', '1')")
     assert text(events) == "42\n/job\n['65534'] 0\n"
     assert job.message.endswith(
         "This cell uses %time, and IPython is not installed in its container. "

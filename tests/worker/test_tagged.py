@@ -225,6 +225,24 @@ def test_what_we_would_not_say_is_not_read(hostile: object) -> None:
             values.decode(Received("tagged", body))
 
 
+TAGS = ["tuple", "set", "dict", "int", "float", "complex", "Decimal", "date", "time", "datetime", "timedelta"]
+tags = st.sampled_from([f"${tag}" for tag in [*TAGS, "timezone", "bytes", "numpy", "arrow", "other"]])
+names = st.sampled_from(["nan", "0x1", "AA==", "1.50"])
+words = st.none() | st.booleans() | st.integers(-9, 9999) | st.floats(-1e9, 1e9) | names
+anything = st.recursive(
+    words, lambda inner: st.lists(inner, max_size=9) | st.dictionaries(tags, inner, max_size=1), max_leaves=20
+)
+
+
+@given(st.dictionaries(tags, anything, min_size=1, max_size=1))
+def test_whatever_is_said_is_read_or_a_bad_value(said: object) -> None:
+    try:
+        found = values.decode(Received("tagged", json.dumps(said, allow_nan=False).encode()))
+    except BadValue:
+        return
+    there_and_back(found)
+
+
 LEVELS = 100_000
 
 

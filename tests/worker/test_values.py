@@ -339,6 +339,9 @@ def test_a_value_that_cannot_be_pickled_is_named_with_type_and_size() -> None:
         pickled.encode("it", (n for n in []), max_bytes=MOST)
     with pytest.raises(ValueCannotTravel, match=r"Variable 'it' \(generator, \d+ B\) can't be sent into the job"):
         encode_input("it", (n for n in []), max_bytes=MOST)
+    held = r"job: it holds a `generator` at \[1\]\['deep'\]\[0\], which can't be pickled \(TypeError: "
+    with pytest.raises(ValueCannotTravel, match=held):
+        encode_input("it", [{lambda: 1}, {"fine": len, "deep": ((n for n in []),)}], max_bytes=MOST)
 
 
 def test_a_value_that_is_too_large_is_named_with_both_sizes() -> None:
