@@ -7,6 +7,7 @@ import sys
 
 from .current import current
 from .display import by_methods, show, use_shell
+from .execute import attempt
 from .imports import when_imported
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ def install() -> None:
     Where there is no IPython, `get_ipython` is none of the builtins: libraries look for it to learn where they are.
     """
     builtins.display = display  # type: ignore[attr-defined]  # IPython does the same
-    if _is_there():
+    if attempt(_is_there)[0]:  # finders may be anybody's
         builtins.get_ipython = get_ipython  # type: ignore[attr-defined]  # IPython does the same
     use_shell(find_shell, exists)
     when_imported("IPython.core.interactiveshell", _adopt)
