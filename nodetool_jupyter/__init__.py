@@ -22,6 +22,11 @@ _PLACES = {
     "Profile": "jobs",
     "Reason": "jobs",
 }
+_IN_A_JOB = (
+    "Jobs are started there, not from within a job, which has "
+    + ", ".join(name for name, place in _PLACES.items() if place == "worker.inside")
+    + "."
+)
 __all__ = ["__version__", *_PLACES]
 
 
@@ -30,7 +35,13 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    try:
+        module = import_module(f"{__name__}.{_PLACES[name]}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(f"{__name__}."):
+            raise
+        raise ImportError(f"{__name__}.{name} is for the notebook. {_IN_A_JOB}", name=__name__) from None
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -21,7 +21,7 @@ from .events import (
 from .worker.values import MOST_DEPTH
 from .worker.wire import MAX_ARRAY_BYTES
 
-ValueFormat = Literal["json", "bytes", "numpy", "arrow", "pickle", "object"]
+ValueFormat = Literal["json", "tagged", "bytes", "numpy", "arrow", "pickle", "object"]
 
 
 class Ready(Struct, frozen=True, tag="ready", tag_field="type"):

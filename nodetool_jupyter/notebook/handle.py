@@ -159,7 +159,7 @@ class JobHandle:
         traceback = last.traceback.split("\n") if last.traceback else []
         if self.status is JobStatus.CANCELLED:
             return JobCancelled(self.id, last.message or "Cancelled.", traceback=traceback)
-        message = with_hint(last.message or "The job failed.", self.job.request)
+        message = with_hint(last.message or "The job failed.", self.job.request, last.traceback or "")
         if last.options:
             message = with_origin(message, last.options, self.job.request, self._session.settings())
         return JobFailed(self.id, message, traceback=traceback, reason=last.reason or "")

@@ -15,16 +15,21 @@ _NO_RIGHT = re.compile(r"PermissionError: .*: '([^']+)'\Z")
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'\Z")
 _NO_NETWORK = re.compile(r"Network is unreachable|[Nn]ame resolution|Name or service not known|Failed to resolve")
 _NO_LOOP = re.compile(r"RuntimeError: (no running event loop|There is no current event loop in thread .*)\Z")
+_CHAINED = re.compile(r"(?:direct cause of the following exception|another exception occurred):")
 _NO_FILE = re.compile(r"(FileNotFoundError|ModuleNotFoundError): ")
 
 
-def with_hint(message: str, request: JobRequest) -> str:
+def with_hint(message: str, request: JobRequest, traceback: str = "") -> str:
     """The message and, for what the job could not have, how it can: network, files, a variable, an event loop."""
     if _NO_LOOP.match(message):
         return (
             f"{message}. The cell of a job runs on an event loop when it awaits something: "
             "await this call, or add the line `await asyncio.sleep(0)` to the cell."
         )
+    command = _MISSING_FILE.match(message) if "_execute_child" in _CHAINED.split(traceback)[-1] else None
+    if command and not _is_ones_own(command[1]):
+        lacking = f"{message}. The image lacks {command[1]!r}. Choose an --image that has it."
+        return lacking if request.runner == "docker" else message
     if request.profile is Profile.UNTRUSTED:
         if _NO_NETWORK.search(message):
             return (
@@ -32,24 +37,8 @@ def with_hint(message: str, request: JobRequest) -> str:
             )
         if _NO_FILE.match(message) and not (request.runner == "docker" and _MISSING_MODULE.match(message)):
             return f"{message}. The untrusted profile sees no files of yours. Pass what the code needs with --in."
-    if request.runner == "docker":
-        if _NO_NETWORK.search(message) and request.container.network == "none":
-            return f"{message}. The container has no network; --network bridge gives it one."
-        if module := _MISSING_MODULE.match(message):
-            return (
-                f"{message}. The container has its image's packages, not this kernel's. "
-                f"Add --requirements {module[1]}, or choose an --image that has it."
-            )
-        if missing := _MISSING_FILE.match(message):
-            shown = _mount(missing[1], request.container.workdir)
-            return f"{message}. A container sees none of this machine's files; show it this one with -v {shown}."
-        denied = _NO_RIGHT.match(message)
-        if denied and _in_roots_folder(denied[1], request.container):
-            folder = request.container.workdir
-            return (
-                f"{message}. {folder} is the image's or was made for -w, and belongs to root. "
-                f"Add --tmpfs {folder}:size=1g, or run in {WORKDIR} without -w."
-            )
+    if request.runner == "docker" and (hint := _in_container(message, request.container)):
+        return f"{message}. {hint}"
     found = _KEY_ERROR.match(message)
     if found is None or request.runner == "threaded":
         return message
@@ -59,11 +48,62 @@ def with_hint(message: str, request: JobRequest) -> str:
     return f"{message}. The kernel's environment has {name}; pass it with -e {name}."
 
 
-def _in_roots_folder(path: str, options: ContainerOptions) -> bool:
+def _is_ones_own(command: str) -> bool:
+    """Whether it is a file of the person's, and not one that comes with a system."""
+    return "/" in command and os.path.exists(command) and not command.startswith(("/bin/", "/sbin/", "/usr/"))
+
+
+def _in_container(message: str, options: ContainerOptions) -> str:
+    """How a container gets what it has not; "" where nothing would help."""
+    if _NO_NETWORK.search(message) and options.network == "none":
+        return "The container has no network; --network bridge gives it one."
+    if module := _MISSING_MODULE.match(message):
+        if module[1] == __package__.partition(".")[0]:
+            return "Jobs are started from the notebook, not from within a job."
+        return (
+            "The container has its image's packages, not this kernel's. "
+            f"Add --requirements {module[1]}, or choose an --image that has it."
+        )
+    missing, denied = _MISSING_FILE.match(message), _NO_RIGHT.match(message)
+    if missing and os.path.exists(missing[1]):
+        shown = _mount(missing[1], options.workdir)
+        return f"A container sees none of this machine's files; show it this one with -v {shown}."
+    return _about_right(denied[1], options) if denied else ""
+
+
+def _about_right(path: str, options: ContainerOptions) -> str:
+    """Who may go there."""
+    target = os.path.normpath(os.path.join(options.workdir, path))
+    above = [bind for bind in options.binds if f"{target}/".startswith(f"{bind.target.rstrip('/')}/")]
+    if above:
+        bind = max(above, key=lambda bind: len(bind.target))
+        return _whose(os.path.normpath(os.path.join(bind.source, os.path.relpath(target, bind.target))), options)
+    if _in_roots_folder(target, options):
+        return (
+            f"{options.workdir} is the image's or was made for -w, and belongs to root. "
+            f"Add --tmpfs {options.workdir}:size=1g, or run in {WORKDIR} without -w."
+        )
+    return ""
+
+
+def _whose(path: str, options: ContainerOptions) -> str:
+    """Whose a place is that was shown with -v, or the nearest above it, and how the job may go there."""
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    found = os.lstat(path)
+    owner = f"{found.st_uid}:{found.st_gid}"
+    mine = f"user {options.user}" if options.user else "user 65534, unless the image names one"
+    remedy = f"Add --user {owner}, or let the job's user go there with chown or chmod."
+    if found.st_uid == 0:  # root is nobody to suggest
+        remedy = "Let the job's user go there with chown or chmod, or show a folder of yours, with --user UID:GID."
+    return f"The job runs as {mine}, and {path} belongs to {owner}. {remedy}"
+
+
+def _in_roots_folder(target: str, options: ContainerOptions) -> bool:
     """Whether it lies in a folder named with -w that nothing is mounted at."""
     workdir = options.workdir
     mounted = {WORKDIR, *options.tmpfs, *(bind.target for bind in options.binds)}
-    return workdir not in mounted and os.path.normpath(os.path.join(workdir, path)).startswith(f"{workdir}/")
+    return workdir not in mounted and target.startswith(f"{workdir}/")
 
 
 def _mount(path: str, workdir: str) -> str:

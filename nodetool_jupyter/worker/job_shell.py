@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import os
-import subprocess
 import sys
 from typing import Any
 
@@ -18,6 +15,7 @@ from traitlets.config import Config
 from . import figures
 from .current import current
 from .display import drop_widget, show
+from .plain_shell import run_command
 from .tracebacks import format_exception
 
 
@@ -85,23 +83,7 @@ class JobShell(InteractiveShell):
     def system(self, cmd: str) -> None:
         """Run a command of the system's shell; its output is the job's, in order."""
         command = self.var_expand(cmd, depth=1)  # type: ignore[no-untyped-call]  # the same
-        executable = os.environ.get("SHELL") or "/bin/sh"
-        sys.stdout.flush()
-        process = subprocess.Popen(  # noqa: S602 - a shell is what `!` means
-            command,
-            shell=True,
-            executable=executable,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        with process:
-            while data := os.read(process.stdout.fileno(), 1 << 16):
-                sys.stdout.write(decoder.decode(data))
-            sys.stdout.write(decoder.decode(b"", final=True))
-        self.user_ns["_exit_code"] = process.returncode
+        self.user_ns["_exit_code"] = run_command(command)
 
     def run_line_magic(self, magic_name: str, line: str, _stack_depth: int = 1) -> Any:
         """Know `InlineBackend` as soon as `%config` asks for it; it imports matplotlib."""

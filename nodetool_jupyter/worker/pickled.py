@@ -10,23 +10,24 @@ import sys
 from _io import _IOBase
 from collections import ChainMap
 from io import BytesIO, StringIO
+from itertools import islice
 from types import CodeType, FunctionType
 
 from . import values
 from .execute import attempt
-from .values import BadValue, CannotTravel
+from .values import CannotTravel, NotPlain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from .values import Encoded, Received
     from .wire import Buffer
 
-_ALIGNMENT = 64
 _APART_FROM_BYTES = 4096
 _MOST_JSON_ITEMS = 10_000
+_MOST_LOOKED_AT = 10_000
 _FILENAME = 10  # among the arguments of `CodeType`, in every version from 3.8
 
 
@@ -45,9 +46,8 @@ def encode(
     if plain or values.fits_json(value, most_items=_MOST_JSON_ITEMS):
         try:
             return values.encode(name, value, max_bytes=max_bytes)
-        except CannotTravel as error:
-            if "pickle" not in error.why:
-                raise
+        except NotPlain:
+            pass
     return values.finish(name, value, ("pickle", {}, _pickle(name, value, by_value, files)), max_bytes)
 
 
@@ -56,13 +56,8 @@ def decode(value: Received) -> object:
     if value.format != "pickle":
         return values.decode(value)
     view = memoryview(value.body).cast("B")
-    if sum(value.sizes) != view.nbytes or len(value.sizes) % 2 != 1 or min(value.sizes) < 0:
-        raise BadValue(f"Value {value.name!r} has sizes that don't fit its {view.nbytes} bytes.")
-    parts = []
-    for size in value.sizes:
-        parts.append(view[:size])
-        view = view[size:]
-    return pickle.loads(parts[0], buffers=parts[2::2])  # noqa: S301 - the caller's decision
+    data, *buffers = values.parts(view, value.sizes)
+    return pickle.loads(data, buffers=buffers)  # noqa: S301 - the caller's decision
 
 
 def encode_input(
@@ -81,12 +76,9 @@ def encode_input(
         return encode(name, value, max_bytes=max_bytes, files=files)
     except CannotTravel as error:
         why, remedy = error.why, error.remedy
-        if other_python and "pickle" in why:
+        if isinstance(error, NotPlain):
             mine = sys.version.split()[0]
-            why = (
-                f"between Python {mine} here and {other_python} there only numbers, text, lists and dicts, bytes and "
-                "numpy arrays travel"
-            )
+            why = error.only(f"between Python {mine} here and {other_python} there only {values.PLAIN} travel")
             remedy = "Send one of these, or use the kernel's own Python"
         raise ValueCannotTravel(name, error.type_name, error.size, why, remedy) from None
 
@@ -168,18 +160,40 @@ def _pickle(name: str, value: object, by_value: bool, files: set[str] | None) ->
     data, error = attempt(_dump, value, keep_inside, by_value, files)
     if isinstance(error, MemoryError):
         raise error
-    if isinstance(error, _OpenFile):
-        why = f"an open file ({error}) stays in its own process"
-        raise CannotTravel(name, value, why, "Use its path instead, and open it where it is read") from None
     if data is None:
-        why = f"it can't be pickled ({type(error).__name__}: {error})"
-        if isinstance(error, RecursionError):
-            why = "it refers to itself too deeply"
-        raise CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it") from None
-    buffers: list[Buffer] = [data]
-    end = len(data)
-    for raw in kept:
-        padding = -end % _ALIGNMENT
-        buffers += [bytes(padding), raw]
-        end += padding + raw.nbytes
-    return buffers
+        assert error is not None
+        trouble, place = _find_trouble(value, by_value) if not isinstance(error, RecursionError) else (value, "")
+        raise _refusal(name, value, error, values.holding(trouble, place) if place else "") from None
+    return values.aligned(data, kept)
+
+
+def _refusal(name: str, value: object, error: Exception, holding: str) -> CannotTravel:
+    """holding: what in it is the trouble, and where; "" for the whole."""
+    if isinstance(error, _OpenFile):
+        why = f"an open file ({error}) stays in its own process{f', and {holding}' if holding else ''}"
+        return CannotTravel(name, value, why, "Use its path instead, and open it where it is read")
+    why = f"{f'{holding}, which' if holding else 'it'} can't be pickled ({type(error).__name__}: {error})"
+    if isinstance(error, RecursionError):
+        why = "it refers to itself too deeply"
+    return CannotTravel(name, value, why, "Make it anew where it is needed, or send the plain data in it")
+
+
+def _find_trouble(value: Any, by_value: bool) -> tuple[object, str]:
+    """The innermost part that can't be pickled by itself, and its place; as far as lists, dicts and the like go."""
+    from .tagged import index_text
+
+    def fails(part: object) -> bool:
+        return attempt(_dump, part, lambda _: False, by_value, None)[1] is not None
+
+    place = ""
+    for _ in range(values.MOST_DEPTH):
+        steps: Iterable[tuple[str, Any]] = ()
+        if type(value) is dict:
+            steps = ((index_text(key), part) for key, part in value.items())
+        elif type(value) in (list, tuple):
+            steps = ((f"[{at}]", part) for at, part in enumerate(value))
+        found = next(((step, part) for step, part in islice(steps, _MOST_LOOKED_AT) if fails(part)), None)
+        if found is None:
+            return value, f" at {place}" if place else ""
+        place, value = place + found[0], found[1]
+    return value, f" at {place[:100]}…"

@@ -126,6 +126,7 @@ def _work(run: Report, inputs: Inputs, inside: Inside) -> None:
     for header, body in inputs:
         main.__dict__[header["name"]] = unpack(header, body)
     inputs.clear()
+    shell.give_to_cell(main.__dict__, run["code"])
     filename = run["filename"]
     when_imported("linecache", lambda _: sources.take({**run.get("sources", {}), filename: ("", run["code"])}))
     cell = Cell(run["code"], filename)

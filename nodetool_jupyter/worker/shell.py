@@ -7,6 +7,7 @@ import sys
 
 from .current import current
 from .display import by_methods, show, use_shell
+from .execute import attempt
 from .imports import when_imported
 
 TYPE_CHECKING = False
@@ -23,15 +24,57 @@ def exists() -> bool:
 
 
 def install() -> None:
-    """Make `get_ipython` and `display` known to the cell, and our shell to libraries that ask IPython for one."""
-    builtins.get_ipython = get_ipython  # type: ignore[attr-defined]  # IPython does the same
+    """Make `get_ipython` and `display` known to the cell, and our shell to libraries that ask IPython for one.
+
+    Where there is no IPython, `get_ipython` is none of the builtins: libraries look for it to learn where they are.
+    """
     builtins.display = display  # type: ignore[attr-defined]  # IPython does the same
+    if attempt(_is_there)[0]:  # finders may be anybody's
+        builtins.get_ipython = get_ipython  # type: ignore[attr-defined]  # IPython does the same
     use_shell(find_shell, exists)
     when_imported("IPython.core.interactiveshell", _adopt)
 
 
+def _is_there() -> bool:
+    """Whether IPython can be found; to import it takes long."""
+    finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return "IPython" in sys.modules or any(finder.find_spec("IPython", None) is not None for finder in finders)
+
+
+def give_to_cell(namespace: dict[str, Any], code: str) -> None:
+    """Let a cell that has `!command` or a magic in it find a shell where nobody else may."""
+    if "get_ipython" in code and not hasattr(builtins, "get_ipython"):
+        namespace["get_ipython"] = _OfCell()
+
+
+class _OfCell:
+    """`get_ipython` for the cell alone. In functions of the cell that are sent elsewhere it is the one there."""
+
+    def __call__(self) -> Any:
+        return _find_for_cell()
+
+    def __reduce__(self) -> Any:
+        return _get_ipython_here, ()
+
+
+def _get_ipython_here() -> Any:
+    from IPython import get_ipython as found
+
+    return found
+
+
+def _find_for_cell() -> Any:
+    shell = find_shell()
+    if shell is None:
+        from .plain_shell import PlainShell
+
+        shell = PlainShell()
+    return shell
+
+
 def _adopt(module: Any) -> None:
     """Let `InteractiveShell.instance()` make our shell, and `initialized()` say that there is one."""
+    builtins.get_ipython = get_ipython  # type: ignore[attr-defined]  # IPython does the same
     base = module.InteractiveShell
     make, made = base.instance.__func__, base.initialized.__func__
 
@@ -64,13 +107,12 @@ def find_shell() -> Any:
 
 
 def get_ipython() -> Any:
-    """IPython's shell, as in a notebook."""
+    """IPython's shell, as in a notebook. Where IPython can't be imported, libraries are told as plain Python does."""
+    if sys._getframe(1).f_globals is sys.modules["__main__"].__dict__:
+        return _find_for_cell()
     shell = find_shell()
     if shell is None:
-        raise RuntimeError(
-            f"This cell uses a magic, !command or get_ipython(), and IPython is not installed for {sys.executable}. "
-            "Install it there, or use plain Python (for !command: subprocess.run)."
-        )
+        raise NameError("name 'get_ipython' is not defined", name="get_ipython")
     return shell
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from . import values
-from .values import CannotTravel
+from .values import CannotTravel, NotPlain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,16 +41,12 @@ class Packer:
     def _plain(self, name: str, value: object) -> Encoded:
         try:
             return values.encode(name, value, max_bytes=self._max_bytes, arrow=True)
-        except CannotTravel as error:
-            if not self._other or "pickle" not in error.why:
+        except NotPlain as error:
+            if not self._other:
                 raise
-            raise CannotTravel(
-                name,
-                value,
-                f"between Python {_version()} there and {self._other} here only numbers, text, lists and dicts, "
-                "bytes, numpy arrays and Arrow's tables travel",
-                f"Send one of these, or run it with Python {'.'.join(self._other.split('.')[:2])}",
-            ) from None
+            rule = f"between Python {_version()} there and {self._other} here only {values.WITH_TABLES} travel"
+            remedy = f"Send one of these, or run it with Python {'.'.join(self._other.split('.')[:2])}"
+            raise CannotTravel(name, value, error.only(rule), remedy) from None
 
 
 def _version() -> str:

@@ -1,4 +1,5 @@
-"""Values to bytes and back without pickle: JSON, bytes, typed arrays and, on request, Arrow.
+"""Values to bytes and back without pickle: JSON, with tags where it has no word, bytes, typed arrays and, on request,
+Arrow.
 
 Nothing that is decoded here can run code. What was said about a value (`meta`) is checked against what came.
 """
@@ -14,8 +15,10 @@ from .execute import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
+    from . import tagged
     from .wire import Buffer
 
     Fields = dict[str, Any]
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 
 MOST_DEPTH = 64
+PLAIN = "numbers, text, bytes, dates, numpy arrays, and lists, tuples, sets and dicts of them"
+WITH_TABLES = "numbers, text, bytes, dates, numpy arrays, Arrow's tables, and lists, tuples, sets and dicts of them"
+_ALIGNMENT = 64
 _MOST_DIMENSIONS = 64
 _OLDEST_ARROW = (15, 0)
 _DICTIONARY, _BATCH = 2, 3
@@ -46,6 +52,19 @@ class CannotTravel(TypeError):
         )
 
 
+class NotPlain(CannotTravel):
+    """A value that takes pickle. `found`: what inside of it is the trouble and where, "" when it is the whole."""
+
+    def __init__(self, name: str, value: object, found: str) -> None:
+        self.found = found
+        remedy = "Send one of these, or use --profile trusted"
+        super().__init__(name, value, self.only(f"without pickle only {WITH_TABLES} travel"), remedy)
+
+    def only(self, rule: str) -> str:
+        """The trouble, and the rule that makes it one."""
+        return f"{self.found}, and {rule}" if self.found else rule
+
+
 class TooLarge(CannotTravel):
     """A value of more bytes than may travel."""
 
@@ -60,6 +79,12 @@ def type_name(value: object) -> str:
     return (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
+
+
+def holding(part: object, place: str) -> str:
+    """That a value has this in it."""
+    kind = type_name(part)
+    return f"it holds {'an' if kind[0].lower() in 'aeiou' else 'a'} `{kind}`{place}"
 
 
 def size_of(value: object) -> int:
@@ -80,15 +105,11 @@ def size_text(size: float) -> str:
 
 def encode(name: str, value: object, *, max_bytes: int, arrow: bool = False) -> Encoded:
     """The fields of `frames.Value` (without `body`) and the buffers. Raises `CannotTravel`."""
-    found = _as_bytes(value) or _as_array(value) or (_as_arrow(value) if arrow else None) or _as_json(value)
-    if found is None:
-        raise CannotTravel(
-            name,
-            value,
-            "without pickle only numbers, text, lists and dicts of them, bytes, numpy arrays and Arrow's tables travel",
-            "Send one of these, or use --profile trusted",
-        )
-    return finish(name, value, found, max_bytes)
+
+    def leaf(item: object) -> tuple[str, Fields, list[Buffer]] | None:
+        return _as_bytes(item) or _as_array(item) or (_as_arrow(item) if arrow else None)
+
+    return finish(name, value, leaf(value) or _as_json(value) or _as_tagged(name, value, leaf), max_bytes)
 
 
 def finish(name: str, value: object, found: tuple[str, Fields, list[Buffer]], max_bytes: int) -> Encoded:
@@ -113,10 +134,33 @@ def decode(value: Received) -> object:
     view = memoryview(value.body).cast("B")
     if sum(value.sizes) != view.nbytes or min(value.sizes, default=0) < 0:
         raise BadValue(f"Value {value.name!r} has {view.nbytes} bytes, not the {sum(value.sizes)} that it announced.")
-    decoders = {"json": _from_json, "bytes": _from_bytes, "numpy": _from_array, "arrow": _from_arrow}
-    if value.format not in decoders:
+    if value.format == "tagged":
+        return _from_tagged(parts(view, value.sizes))
+    if value.format not in _DECODERS:
         raise BadValue(f"Value {value.name!r} came as {value.format!r}, which is not decoded here.")
-    return decoders[value.format](view, value.meta)
+    return _DECODERS[value.format](view, value.meta)
+
+
+def aligned(first: bytes, others: Iterable[Buffer]) -> list[Buffer]:
+    """Buffers one after another, each of the others preceded by padding that keeps it aligned."""
+    buffers: list[Buffer] = [first]
+    end = len(first)
+    for each in others:
+        padding = -end % _ALIGNMENT
+        buffers += [bytes(padding), each]
+        end += padding + memoryview(each).nbytes
+    return buffers
+
+
+def parts(view: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    """What `aligned` put one after another, without the padding. Raises `BadValue`."""
+    if sum(sizes) != view.nbytes or len(sizes) % 2 != 1 or min(sizes) < 0:
+        raise BadValue(f"A value came with sizes that don't fit its {view.nbytes} bytes.")
+    found = []
+    for size in sizes:
+        found.append(view[:size])
+        view = view[size:]
+    return [found[0], *found[2::2]]
 
 
 def _as_bytes(value: object) -> tuple[str, Fields, list[Buffer]] | None:
@@ -285,6 +329,35 @@ def _is_text(text: str) -> bool:
 
 def _from_json(view: memoryview, meta: Fields) -> object:
     """Strict: no key twice, no NaN, no integers beyond 64 bits, no lone surrogates, at most 64 levels."""
+    found = _load(view)
+    if not fits_json(found):
+        raise BadValue(f"JSON deeper than {MOST_DEPTH} levels, or with half a surrogate pair, is not accepted.")
+    return found
+
+
+def _as_tagged(name: str, value: object, leaf: tagged.Leaf) -> tuple[str, Fields, list[Buffer]]:
+    from . import tagged
+
+    try:
+        return "tagged", {}, aligned(*tagged.encode(value, leaf))
+    except tagged.Stuck as stuck:
+        found = f"{stuck.why}{stuck.place()}" if stuck.why else holding(stuck.thing, stuck.place())
+        raise NotPlain(name, value, found if stuck.why or stuck.steps else "") from None
+
+
+def _from_tagged(came: list[memoryview]) -> object:
+    from . import tagged
+
+    try:
+        return tagged.decode(_load(came[0]), came[1:], lambda kind, view, meta: _DECODERS[kind](view, meta))
+    except BadValue:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise BadValue(f"Bytes that were to be a value are none: {error}.") from None
+
+
+def _load(view: memoryview) -> Any:
+    """JSON, but for its depth and its text."""
     import json
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -306,13 +379,18 @@ def _from_json(view: memoryview, meta: Fields) -> object:
         return number if math.isfinite(number) else refuse("a number beyond double precision")  # type: ignore[return-value]
 
     try:
-        found = json.loads(
+        return json.loads(
             str(view, "utf-8"), object_pairs_hook=unique, parse_constant=refuse, parse_int=whole, parse_float=finite
         )
     except RecursionError:
         raise BadValue(f"JSON deeper than {MOST_DEPTH} levels is not accepted.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadValue(f"Bytes that were to be JSON are none: {error}.") from None
-    if not fits_json(found):
-        raise BadValue(f"JSON deeper than {MOST_DEPTH} levels, or with half a surrogate pair, is not accepted.")
-    return found
+
+
+_DECODERS: dict[str, Callable[[memoryview, Fields], object]] = {
+    "json": _from_json,
+    "bytes": _from_bytes,
+    "numpy": _from_array,
+    "arrow": _from_arrow,
+}

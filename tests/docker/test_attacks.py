@@ -74,7 +74,7 @@ def test_reports_are_taken_for_what_a_job_may_say(jobs: Jobs, reports: str, stat
     assert len(of(events, Exit)) == 1
 
 
-@pytest.mark.parametrize("kind", ["pickle", "json", "numpy", "bytes"])
+@pytest.mark.parametrize("kind", ["pickle", "json", "tagged", "numpy", "bytes"])
 @pytest.mark.parametrize("profile", [Profile.DEFAULT, Profile.UNTRUSTED])
 def test_a_pickle_is_opened_under_no_name(jobs: Jobs, tmp_path: Path, profile: Profile, kind: str) -> None:
     trap = tmp_path / "sprung"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import numpy
 import pytest
@@ -76,14 +79,17 @@ def test_an_error_there_has_the_cells_own_lines_and_none_of_ours(jobs: Jobs, oth
 
 
 def test_plain_values_go_there_and_come_back(jobs: Jobs, other: ContainerOptions) -> None:
-    values = sent(jobs, other, x={"a": [1, None, 2.5, "é"]}, raw=b"\x00\xff")
-    job, _ = jobs.run("y = [x, len(raw)]\nraw = raw * 2", values=values, outputs=("y", "raw"), container=other)
+    day, odd = date(2024, 1, 1), {(1, 2): {2**70, 1j}, None: (datetime(2024, 1, 1, tzinfo=UTC), Decimal("1.50"))}
+    values = sent(jobs, other, x={"a": [1, None, 2.5, "é"]}, raw=b"\x00\xff", day=day, odd=odd)
+    code = "y = [x, len(raw)]\nraw = raw * 2\nodd[day, float('inf')] = frozenset({-float('inf')})"
+    job, _ = jobs.run(code, values=values, outputs=("y", "raw", "odd"), container=other)
     assert job.status is JobStatus.COMPLETED, job.message
     assert jobs.value(job, "y") == [{"a": [1, None, 2.5, "é"]}, 2]
     assert jobs.value(job, "raw") == b"\x00\xff\x00\xff"
+    assert jobs.value(job, "odd") == {**odd, (day, math.inf): frozenset({-math.inf})}
 
 
-@pytest.mark.parametrize("thing", [{1, 2}, lambda: 1, object, numpy.array([None])])
+@pytest.mark.parametrize("thing", [range(2), lambda: 1, object, numpy.array([None])])
 def test_what_only_the_same_python_reads_is_refused_before_the_start_with_both_versions(
     jobs: Jobs, other: ContainerOptions, thing: object
 ) -> None:
@@ -116,7 +122,7 @@ def test_code_that_was_sent_for_an_image_nobody_knew_yet_does_not_reach_it(jobs:
 
 
 @pytest.mark.parametrize("profile", [Profile.TRUSTED, Profile.DEFAULT, Profile.UNTRUSTED])
-@pytest.mark.parametrize("code", ["def x(): pass", "x = {1, 2}", "x = 1 + 2j"])
+@pytest.mark.parametrize("code", ["def x(): pass", "x = range(2)"])
 def test_what_only_the_same_python_reads_does_not_come_back_in_any_profile(
     jobs: Jobs, other: ContainerOptions, profile: Profile, code: str
 ) -> None:

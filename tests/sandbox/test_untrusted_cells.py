@@ -65,7 +65,7 @@ def test_a_pickle_is_never_opened_and_ends_the_job(cell: Run, decoded: list[str]
     assert decoded == []
 
 
-@pytest.mark.parametrize("kind", ["json", "bytes", "numpy"])
+@pytest.mark.parametrize("kind", ["json", "tagged", "bytes", "numpy"])
 def test_a_pickle_under_another_name_is_only_bytes(
     manager: JobExecutionManager, cell: Run, decoded: list[str], kind: str
 ) -> None:
@@ -83,9 +83,14 @@ def test_a_pickle_under_another_name_is_only_bytes(
     assert decoded == []
 
 
-def test_a_table_comes_back_without_pickle(manager: JobExecutionManager, cell: Run, decoded: list[str]) -> None:
-    job, _ = cell("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})", outputs=("table",))
+def test_tables_and_tuples_come_back_without_pickle(
+    manager: JobExecutionManager, cell: Run, decoded: list[str]
+) -> None:
+    code = "import pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})\nrow = {('a', 1): [table, {2**70}]}"
+    job, _ = cell(code, outputs=("table", "row"))
     assert list(decode_value(manager.values(job.id)["table"], job)["a"]) == [1, 2]
+    table, numbers = decode_value(manager.values(job.id)["row"], job)["a", 1]
+    assert (list(table["a"]), numbers) == ([1, 2], {2**70})
     assert decoded == []
 
 

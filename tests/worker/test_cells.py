@@ -79,9 +79,10 @@ def test_code_of_the_cell_does_not_come_back_from_another_interpreter(run: Run) 
 
 
 def test_what_only_this_python_reads_does_not_go_to_a_notebook_of_another(run: Run) -> None:
-    ran = run("x = [1]\ny = {2}", outputs=("x", "y"), frame={"python": "3.9.1"})
-    assert ran.value("x") == [1]
-    assert f"between Python {platform.python_version()} there and 3.9.1 here" in ran.raised.evalue
+    ran = run("x = [{1}]\ny = [object()]", outputs=("x", "y"), frame={"python": "3.9.1"})
+    assert ran.value("x") == [{1}]
+    between = f"between Python {platform.python_version()} there and 3.9.1 here"
+    assert f"it holds an `object` at [0], and {between}" in ran.raised.evalue
     assert ran.raised.evalue.endswith("or run it with Python 3.9.")
 
 

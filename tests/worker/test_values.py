@@ -116,23 +116,11 @@ def test_an_array_is_neither_copied_on_its_way_out_nor_when_it_comes() -> None:
     assert body[:8] != bytes(8)
 
 
-OTHERS = [
-    (1, 2),
-    {1: 2},
-    {1},
-    2**63,
-    float("nan"),
-    [float("inf")],
-    "\ud800",
-    np.array([object()]),
-    np.ma.array([1]),
-    object(),
-    1j,
-]
+OTHERS = ["\ud800", np.array([object()]), np.ma.array([1]), object(), range(3)]
 
 
 @pytest.mark.parametrize("value", OTHERS, ids=repr)
-def test_what_json_and_arrays_cannot_say_does_not_travel_without_pickle(value: object) -> None:
+def test_what_nothing_else_can_say_does_not_travel_without_pickle(value: object) -> None:
     with pytest.raises(CannotTravel, match=r"'x'.*without pickle.*--profile trusted"):
         values.encode("x", value, max_bytes=MOST)
 
@@ -254,7 +242,7 @@ def test_decoding_without_pickle_imports_and_executes_nothing() -> None:
 def test_the_module_without_pickle_has_none() -> None:
     folder = Path(nodetool_jupyter.__file__).parent / "worker"
     forbidden = {"pickle", "marshal", "cloudpickle", "dill", "shelve", "joblib", "pickled", "copyreg"}
-    for module in ("values", "wire", "execute"):
+    for module in ("values", "tagged", "wire", "execute"):
         for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
             if isinstance(node, ast.Import):
                 assert not {alias.name.split(".")[0] for alias in node.names} & forbidden
@@ -351,6 +339,9 @@ def test_a_value_that_cannot_be_pickled_is_named_with_type_and_size() -> None:
         pickled.encode("it", (n for n in []), max_bytes=MOST)
     with pytest.raises(ValueCannotTravel, match=r"Variable 'it' \(generator, \d+ B\) can't be sent into the job"):
         encode_input("it", (n for n in []), max_bytes=MOST)
+    held = r"job: it holds a `generator` at \[1\]\['deep'\]\[0\], which can't be pickled \(TypeError: "
+    with pytest.raises(ValueCannotTravel, match=held):
+        encode_input("it", [{lambda: 1}, {"fine": len, "deep": ((n for n in []),)}], max_bytes=MOST)
 
 
 def test_a_value_that_is_too_large_is_named_with_both_sizes() -> None:
@@ -366,8 +357,10 @@ def test_for_another_version_of_python_only_neutral_values_travel() -> None:
     for value in ([1, {"a": None}], b"x", np.arange(3), np.float32(1)):
         fields, _ = encode_input("x", value, max_bytes=MOST, other_python="3.9.1")
         assert fields["format"] in ("json", "bytes", "numpy")
-    with pytest.raises(ValueCannotTravel, match=r"between Python .* here and 3\.9\.1 there"):
-        encode_input("x", (1, 2), max_bytes=MOST, other_python="3.9.1")
+    with pytest.raises(
+        ValueCannotTravel, match=r"it holds an `object` at \[1\], and between Python .* here and 3\.9\.1 there"
+    ):
+        encode_input("x", (1, object()), max_bytes=MOST, other_python="3.9.1")
 
 
 class Rude:

@@ -12,6 +12,7 @@ from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from ...frames import Value
 from ...jobs import JobRequest, Profile
 from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, parse_size
+from ...worker.values import PLAIN
 from .spec import LEAST_CPUS, LEAST_PIDS, PROFILE_LIMITS, ContainerSpec, above_host, holds, holds_swap
 
 _NOTHING = "Nothing was started."
@@ -131,8 +132,8 @@ def code_for_another(inputs: Sequence[Value], version: str) -> str:
         return ""
     return (
         f"Variable {unfit[0].name!r} ({unfit[0].type_name}) can't be sent into the job: between Python "
-        f"{platform.python_version()} here and {version} there only numbers, text, lists and dicts, bytes and numpy "
-        f"arrays travel. Send one of these, or take an --image with Python {minor(platform.python_version())}."
+        f"{platform.python_version()} here and {version} there only {PLAIN} travel. "
+        f"Send one of these, or take an --image with Python {minor(platform.python_version())}."
     )
 
 
