@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sysconfig
+from importlib.util import find_spec
 
 from ..config import environment, job_environment
 from ..containers import WORKDIR, ContainerOptions
@@ -11,6 +13,7 @@ from ..jobs import JobRequest, Profile
 
 _MISSING_FILE = re.compile(r"FileNotFoundError: .*: '([^']+)'\Z")
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z]\w*)[^']*'\Z")
+_NOT_THERE = re.compile(r"(.*its Python has no module '([A-Za-z]\w*)[^']*')\. Install it there")
 _NO_RIGHT = re.compile(r"PermissionError: .*: '([^']+)'\Z")
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'\Z")
 _NO_NETWORK = re.compile(r"Network is unreachable|[Nn]ame resolution|Name or service not known|Failed to resolve")
@@ -37,6 +40,9 @@ def with_hint(message: str, request: JobRequest, traceback: str = "") -> str:
             )
         if _NO_FILE.match(message) and not (request.runner == "docker" and _MISSING_MODULE.match(message)):
             return f"{message}. The untrusted profile sees no files of yours. Pass what the code needs with --in."
+    unreadable = _NOT_THERE.match(message)
+    if unreadable and request.runner == "docker" and (own := _ones_own_module(unreadable[2], request.container)):
+        return f"{unreadable[1]}. {own}"
     if request.runner == "docker" and (hint := _in_container(message, request.container)):
         return f"{message}. {hint}"
     found = _KEY_ERROR.match(message)
@@ -60,7 +66,7 @@ def _in_container(message: str, options: ContainerOptions) -> str:
     if module := _MISSING_MODULE.match(message):
         if module[1] == __package__.partition(".")[0]:
             return "Jobs are started from the notebook, not from within a job."
-        return (
+        return _ones_own_module(module[1], options) or (
             "The container has its image's packages, not this kernel's. "
             f"Add --requirements {module[1]}, or choose an --image that has it."
         )
@@ -69,6 +75,21 @@ def _in_container(message: str, options: ContainerOptions) -> str:
         shown = _mount(missing[1], options.workdir)
         return f"A container sees none of this machine's files; show it this one with -v {shown}."
     return _about_right(denied[1], options) if denied else ""
+
+
+def _ones_own_module(name: str, options: ContainerOptions) -> str:
+    """How a container gets a module that is no package of an index but a file of the person's; "" for any other."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return ""
+    origin = (spec.origin or "") if spec is not None else ""
+    installed = {"site-packages", "dist-packages"}.intersection(origin.split(os.sep))
+    if not os.path.isfile(origin) or installed or origin.startswith(sysconfig.get_path("stdlib") + os.sep):
+        return ""
+    path = os.path.dirname(origin) if spec is not None and spec.submodule_search_locations else origin
+    shown = f"{path}:{options.workdir}/{os.path.basename(path)}:ro"
+    return f"{name!r} is a module of yours, which the container doesn't see; show it with -v {shown}."
 
 
 def _about_right(path: str, options: ContainerOptions) -> str:

@@ -24,6 +24,21 @@ def test_a_package_that_the_image_lacks_can_be_had_in_every_profile(jobs: Jobs, 
     )
 
 
+def test_a_module_of_ones_own_is_shown_and_not_fetched_from_strangers(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ntj_own.py").write_text("def double(n):\n    return 2 * n\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    bind = Bind(f"{tmp_path}/ntj_own.py", "/job/ntj_own.py", True)
+    said = f"'ntj_own' is a module of yours, which the container doesn't see; show it with -v {bind.source}:{bind.target}:ro."
+    assert hinted(jobs, "import ntj_own") == f". {said}"
+    unreadable = "Input 'double' can't be read in the job: its Python has no module 'ntj_own'"
+    told = with_hint(f"{unreadable}. Install it there (…)", jobs.run("1")[0].request)
+    assert told == f"{unreadable}. {said}"
+    _, events = jobs.run("import ntj_own\nntj_own.double(4)", container=ContainerOptions(binds=(bind,)))
+    assert of(events, JobUpdate)[-1].status == "completed"
+
+
 def test_files_are_passed_to_untrusted_code(jobs: Jobs) -> None:
     job, _ = jobs.run("open('data.csv')", profile=Profile.UNTRUSTED)
     assert with_hint(job.message, job.request).endswith(
