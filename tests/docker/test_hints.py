@@ -30,7 +30,8 @@ def test_a_module_of_ones_own_is_shown_and_not_fetched_from_strangers(
     (tmp_path / "ntj_own.py").write_text("def double(n):\n    return 2 * n\n")
     monkeypatch.syspath_prepend(tmp_path)
     bind = Bind(f"{tmp_path}/ntj_own.py", "/job/ntj_own.py", True)
-    said = f"'ntj_own' is a module of yours, which the container doesn't see; show it with -v {bind.source}:{bind.target}:ro."
+    shown = f"{bind.source}:{bind.target}:ro"
+    said = f"'ntj_own' is a module of yours, which the container doesn't see; show it with -v {shown}."
     assert hinted(jobs, "import ntj_own") == f". {said}"
     unreadable = "Input 'double' can't be read in the job: its Python has no module 'ntj_own'"
     told = with_hint(f"{unreadable}. Install it there (…)", jobs.run("1")[0].request)
