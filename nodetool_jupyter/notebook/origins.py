@@ -56,7 +56,9 @@ def _origin(message: str, request: JobRequest, settings: Settings) -> str:
     for flag, name in _FLAGS.items():
         # what else is said names options as remedies; that of a missing image is the policy itself
         told = re.search(rf"(?<![\w-]){flag}(?![\w-])", message if flag == "--pull" else sentence)
-        if told and asked[flag] == settings[name] and settings.origin(name) != "default":
+        if name in settings.unread or settings.origin(name) == "default":
+            continue
+        if told and asked[flag] == settings[name]:
             return _in_words(name, settings.origin(name))
     return ""
 

@@ -237,10 +237,14 @@ def _config(session: Session, words: list[str]) -> None:
     for name in names:
         if name not in known:
             raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
-        value = settings[name]
+        value = settings.or_default(name)
         shown = "-" if value is None or value == "" else without_password(str(value))
-        rows.append([name, shown, settings.origin(name), known[name].help])
+        unread = name in settings.unread
+        rows.append([name, "can't be read" if unread else shown, settings.origin(name), known[name].help])
     _print_table(rows)
+    for name in names:
+        if why := settings.unread.get(name):
+            print(f"! {why} Jobs in containers are refused where it counts; others don't use it.")
 
 
 def _prune(session: Session, words: list[str]) -> None:

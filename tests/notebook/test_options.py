@@ -78,6 +78,28 @@ def test_the_line_wins_over_what_is_set() -> None:
     assert options("-r threaded", runner="subprocess").runner == "threaded"
 
 
+LOGIN = {"DOCKER_USER": "me@example.com", "DOCKER_PIDS_LIMIT": "many"}
+"""As CI has it for a registry."""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-r threaded", ""),
+        ("-r subprocess", ""),
+        ("-r docker --user 1000 --pids-limit 64", ""),
+        ("-r docker --user 1000", "DOCKER_PIDS_LIMIT: 'many'"),
+        ("-r docker --pids-limit 64", "DOCKER_USER: 'me@example.com'"),
+    ],
+)
+def test_what_is_set_for_containers_counts_for_them_alone_and_where_the_line_says_nothing(line: str, said: str) -> None:
+    if not said:
+        assert resolve(given(line), Settings(LOGIN)) == resolve(given(line), Settings({}))
+        return
+    with pytest.raises(InvalidRequest, match=said):
+        resolve(given(line), Settings(LOGIN))
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
