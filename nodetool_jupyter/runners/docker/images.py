@@ -26,6 +26,7 @@ _BAR = "pull"
 _MOST_SHOWN = 60
 _VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
 _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
+_NOT_THERE = ("not found", "does not exist", "manifest unknown")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Images:
         try:
             found = None if options.pull == "always" and not options.pinned else self.check(options)
             if found is None:
-                self._pull(options.image or default_image(), report, stop)
+                self._pull(options, report, stop)
                 found = self.find(options)
         except (Refused, EngineRefused) as error:
             raise WorkerNotStarted(str(error)) from None
@@ -141,9 +142,10 @@ class Images:
             raise WorkerNotStarted(f"Image {options.image!r} was pulled and is gone again. Run the cell once more.")
         return found
 
-    def _pull(self, name: str, report: Callable[[NodeProgress], object], stop: CallOff) -> None:
+    def _pull(self, options: ContainerOptions, report: Callable[[NodeProgress], object], stop: CallOff) -> None:
+        name = options.image or default_image()
         repository, _, tag = name.partition("@") if "@" in name else _split_tag(name)
-        layers: dict[str, tuple[int, int]] = {}
+        progress = _Progress(name, report)
 
         def pull(client: Any) -> None:
             answer = _pull_line(client, repository, tag or "latest")
@@ -152,8 +154,10 @@ class Images:
                     answer.open()
                     for line in answer:
                         if "error" in line:
-                            raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
-                        _note(layers, line, name, report)
+                            raise _NotPulled(str(line["error"]))
+                        progress.take(line)
+            except TimeoutError:
+                raise _NotPulled(f"nothing came of it for {_PULL_SILENCE_SECONDS:g} s") from None
             finally:
                 answer.end()
                 if stop.is_set():
@@ -161,9 +165,11 @@ class Images:
 
         try:
             self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
-        except EngineRefused as error:
-            raise WorkerNotStarted(_not_pulled(name, str(error))) from None
-        report(NodeProgress(node_id=_BAR, bar=_BAR, progress=1, total=1, label=_label(name), closed=True))
+        except (EngineRefused, _NotPulled) as error:
+            self._known.pop(name, None)
+            is_here = options.pull == "always" and self.find(options) is not None
+            raise WorkerNotStarted(_not_pulled(name, str(error), is_here=is_here)) from None
+        progress.done()
         self._known.pop(name, None)
 
     def remarks(self, image: Image, options: ContainerOptions) -> list[str]:
@@ -239,31 +245,58 @@ def _split_tag(name: str) -> tuple[str, str, str]:
     return f"{head}{slash}{repository}", colon, tag
 
 
-def _note(
-    layers: dict[str, tuple[int, int]], line: Mapping[str, Any], name: str, report: Callable[[NodeProgress], object]
-) -> None:
-    detail = line.get("progressDetail") or {}
-    if "id" in line and detail.get("total") and line.get("status") == "Downloading":
-        layers[line["id"]] = detail.get("current", 0), detail["total"]
-    elif line.get("id") in layers and line.get("status") in ("Download complete", "Pull complete", "Already exists"):
-        layers[line["id"]] = (layers[line["id"]][1],) * 2
-    else:
-        return
-    done, total = (sum(part) for part in zip(*layers.values(), strict=True))
-    report(NodeProgress(node_id=_BAR, bar=_BAR, progress=done, total=total, label=_label(name), unit="B"))
+class _NotPulled(Exception):
+    """Why an image did not come."""
 
 
-def _label(name: str) -> str:
-    """The part of a name that tells images apart."""
-    return f"pull {name.partition('@')[0].rpartition('/')[2]}"
+class _Progress:
+    """How far a pull is, on the job's card."""
+
+    def __init__(self, name: str, report: Callable[[NodeProgress], object]) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._report = report
+        self._label = f"pull {name.partition('@')[0].rpartition('/')[2]}"  # what tells images apart
+        self._status = ""
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """One line of the engine's answer."""
+        detail, status = line.get("progressDetail") or {}, str(line.get("status", ""))
+        if "id" in line and detail.get("total") and status == "Downloading":
+            self._layers[line["id"]] = detail.get("current", 0), detail["total"]
+        elif line.get("id") in self._layers and status in ("Download complete", "Pull complete", "Already exists"):
+            self._layers[line["id"]] = (self._layers[line["id"]][1],) * 2
+        else:
+            self._status = status if status.startswith("Status: ") else self._status
+            return
+        done, total = (sum(part) for part in zip(*self._layers.values(), strict=True))
+        self._say(done, total)
+
+    def done(self) -> None:
+        """It is there."""
+        total = sum(total for _, total in self._layers.values())
+        self._say(total, total, closed=True, chunk="up to date" if "up to date" in self._status else "")
+
+    def _say(self, done: int, total: int, **more: Any) -> None:
+        size = (done, total, "B") if total else (1, 1, "")
+        progress, most, unit = size
+        self._report(
+            NodeProgress(node_id=_BAR, bar=_BAR, progress=progress, total=most, unit=unit, label=self._label, **more)
+        )
 
 
-def _not_pulled(name: str, why: str) -> str:
+def _not_pulled(name: str, why: str, *, is_here: bool) -> str:
+    """is_here: an image of this name, perhaps an older one."""
     why = why.strip().rstrip(".")
-    if "not found" in why or "does not exist" in why or "manifest unknown" in why:
-        return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
-    if any(words in why for words in _UNREACHABLE):
+    is_missing = any(words in why for words in _NOT_THERE)
+    if any(words in why for words in _UNREACHABLE) and not is_missing:
         why = f"the engine can't reach the image's registry ({why.rpartition(': ')[2]})"
+    if is_here:
+        return (
+            f"Image {name!r} is on this machine and can't be refreshed, as --pull always asks: {why}. "
+            "--pull missing takes the one that is here."
+        )
+    if is_missing:
+        return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
     return (
         f"Image {name!r} is not on this machine and can't be pulled: {why}. "
         "Check the engine's network, or load the image by hand (docker load)."
