@@ -33,7 +33,9 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("-o", "--out"), {"metavar": "NAMES", "action": "append", "dest": "outputs",
                        "help": "variables to bring back: a,b; the last expression always comes back"}),
     (("-b", "--background"), {"action": "store_true", "default": None, "help": "return at once"}),
-    (("-t", "--timeout"), {"metavar": "TIME", "help": "stop it after this long: 30, 30s, 5m; none for no limit"}),
+    (("-t", "--timeout"), {"metavar": "TIME",
+                           "help": "stop it after this long: 30, 30s, 5m; none for no limit. Waiting in line and "
+                                   "fetching or building an image before the code runs don't count"}),
     (("-m", "--memory"), {"metavar": "SIZE", "help": "memory it may use: 512m, 2g"}),
     (("--cpus",), {"metavar": "N", "help": "processors it may use: 1.5"}),
     (("--pids-limit",), {"metavar": "N", "help": "processes and threads it may have: 256"}),

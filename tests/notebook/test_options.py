@@ -171,6 +171,7 @@ def test_the_magics_document_themselves(shell: InteractiveShell) -> None:
     text = shell.object_inspect_text("%%nodetool")
     assert "--runner RUNNER" in text
     assert "Run this cell as a job" in text
+    assert "fetching or building an image before the code runs don't count" in " ".join(text.split())
     assert "Look after jobs." in shell.object_inspect_text("%nodetool")
 
 
