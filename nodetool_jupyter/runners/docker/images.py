@@ -16,7 +16,7 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import InvalidRequest, Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused
+from .engine import CallOff, Engine, EngineRefused
 from .lines import Line
 
 _KNOWN_SECONDS = 5.0
@@ -101,7 +101,7 @@ class Images:
         if known is not None and (now - known[0] < _KNOWN_SECONDS or known[0] > self._sure_from):
             return known[1]
         try:
-            found = self._engine.ask(lambda client: client.inspect_image(name), seconds=CHECK_SECONDS)
+            found = self._engine.asked_of_it(lambda client: client.inspect_image(name))
         except EngineRefused as error:
             if "invalid reference format" in str(error):
                 raise NoImageName(name) from None
