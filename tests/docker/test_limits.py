@@ -11,7 +11,7 @@ from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker.engine import Engine
-from nodetool_jupyter.runners.docker.spec import LEAST_PIDS
+from nodetool_jupyter.runners.docker.spec import LEAST_OPEN_FILES, LEAST_PIDS
 from tests.docker.jobs import SLEEP, Jobs, isolation
 from tests.workflows.seeing import of, text
 
@@ -293,6 +293,12 @@ def test_too_many_open_files_are_refused(jobs: Jobs) -> None:
         (ResourceLimits(pids=1), ["--pids-limit 1 is fewer than the 3 processes", "Take 3 or more"]),
         (ResourceLimits(pids=2), ["--pids-limit 2 is fewer than the 3 processes", "Take 3 or more"]),
         (ResourceLimits(cpus=0.001), ["--cpus 0.001", "0.01"]),
+        (
+            ResourceLimits(pids=99_999_999),
+            ["--pids-limit 99999999 is more than the ", "machine can have. Ask for less"],
+        ),
+        (ResourceLimits(open_files=1 << 40), [f"Limits(open_files={1 << 40}) is more than the ", "Ask for less"]),
+        (ResourceLimits(open_files=63), ["Limits(open_files=63) is fewer than the 64 ", "Take 64 or more"]),
     ],
 )
 def test_what_can_not_be_is_refused_with_both_numbers_and_starts_nothing(
@@ -325,7 +331,10 @@ def test_a_limit_that_no_container_holds_is_refused(jobs: Jobs) -> None:
     assert isolation(events).not_held == ("cpu_seconds",)
 
 
-@pytest.mark.parametrize("limits", [ResourceLimits(memory_bytes=32 << 20), ResourceLimits(pids=16)])
+@pytest.mark.parametrize(
+    "limits",
+    [ResourceLimits(memory_bytes=32 << 20), ResourceLimits(pids=16), ResourceLimits(open_files=LEAST_OPEN_FILES)],
+)
 def test_the_least_is_enough_for_python_itself(jobs: Jobs, limits: ResourceLimits) -> None:
     job, _ = jobs.run("1", limits=limits)
     assert job.status is JobStatus.COMPLETED, job.message

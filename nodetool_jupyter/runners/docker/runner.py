@@ -101,7 +101,7 @@ class DockerRunner:
         Where a container waits, the engine's answer is heard before the job gets it, and not waited for here.
         """
         facts = self.engine.facts(ahead=self._starts.may_be_at_once(request))
-        check_request(request, facts)
+        check_request(request, facts, local=bool(self.engine.local_socket))
         if request.container.gpus:
             self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
