@@ -269,6 +269,14 @@ def test_shared_memory_and_folders_in_memory_end_where_they_were_asked_to(jobs: 
     assert text(events) == f"/dev/shm/x {full}\n/scratch/x {full}\n/job/x fits\n"
 
 
+def test_memory_that_is_shared_beyond_its_size_is_told_with_the_size_and_the_remedy(jobs: Jobs) -> None:
+    code = "from multiprocessing.shared_memory import SharedMemory\nshared = SharedMemory(create=True, size=8 << 20)\n"
+    job, _ = jobs.run(f"{code}shared.buf[:] = bytes(8 << 20)", limits=ResourceLimits(shm_bytes=2 << 20))
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.CRASHED)
+    said = "SIGBUS (Bus error). Most often that means that /dev/shm is full: it has 2 MiB. Rerun with --shm-size 4m. "
+    assert said in job.message
+
+
 def test_a_large_file_is_refused_to_untrusted_code(jobs: Jobs) -> None:
     code = "file = open('/job/x', 'wb')\nfor _ in range(300):\n    file.write(bytes(1 << 20))\n"
     limits = ResourceLimits(file_size_bytes=8 << 20)

@@ -163,6 +163,7 @@ def test_a_rerun_changes_only_what_is_given() -> None:
     request = JobRequest(work=CodeWork("1"), runner="subprocess", limits=ResourceLimits(memory_bytes=1 << 30, cpus=2))
     assert changes(given("-m 4g"), request) == {"limits": ResourceLimits(memory_bytes=4 << 30, cpus=2)}
     assert changes(given("-r threaded --grace 1s"), request)["runner"] == "threaded"
+    assert changes(given("--shm-size 32m"), request)["limits"].shm_bytes == 32 << 20
     with pytest.raises(InvalidRequest, match="--profile 'x'"):
         changes(given("--profile x"), request)
 
