@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ... import places
 from ...events import NodeProgress
@@ -24,7 +24,7 @@ from .probe import LOG, Python, check_applied, ends, probe
 from .spec import SHARED, helper_host
 
 BUILT_LABEL = "nodetool.built"
-REPOSITORY = "nodetool/built"
+_REPOSITORY = "nodetool/built"
 _RECIPE = 1
 _PLACE = "/mnt"
 _BAR = "image"
@@ -47,6 +47,13 @@ _HOST: Mapping[str, Any] = {
 Say = Callable[[NodeProgress], object]
 
 
+class Built(NamedTuple):
+    """An image that was made for a job's requirements."""
+
+    id: str
+    name: str
+
+
 class Builder:
     """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install."""
 
@@ -56,8 +63,8 @@ class Builder:
         self._labels = dict(labels)
         self._pythons: dict[str, Python] = {}
 
-    def get(self, base: Image, job: Job, *, say: Say, stop: CallOff) -> str:
-        """The id of the image with the job's requirements, built if it isn't there.
+    def get(self, base: Image, job: Job, *, say: Say, stop: CallOff) -> Built:
+        """The image with the job's requirements, built if it isn't there.
 
         Installing takes no longer than the job may run, and than `_BUILD_SECONDS`. Blocks.
         Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
@@ -71,9 +78,10 @@ class Builder:
             )
         recipe = recipe_of(base.id, python, job.request.container.requirements)
         if found := self._find(recipe):
-            return found
+            return Built(found, tag_of(recipe))
         with alone(f"image-{recipe}", stop):
-            return self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
+            found = self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
+        return Built(found, tag_of(recipe))
 
     def _find(self, recipe: str) -> str:
         filters = {"label": f"{BUILT_LABEL}={recipe}"}
@@ -134,9 +142,14 @@ class Builder:
             "nodetool.requirements": " ".join(requirements),
         }
         made = self._engine.ask(
-            lambda client: client.commit(container, REPOSITORY, recipe[:12], conf=config), seconds=_BUILD_SECONDS
+            lambda client: client.commit(container, *tag_of(recipe).split(":"), conf=config), seconds=_BUILD_SECONDS
         )
         return str(made["Id"])
+
+
+def tag_of(recipe: str) -> str:
+    """The name of the image."""
+    return f"{_REPOSITORY}:{recipe[:12]}"
 
 
 def recipe_of(base: str, python: Python, requirements: tuple[str, ...]) -> str:

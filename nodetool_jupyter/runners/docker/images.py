@@ -33,7 +33,8 @@ _NOT_THERE = ("not found", "does not exist", "manifest unknown")
 class Image:
     """An image of the engine: its name as asked for, its id, the digest under which a registry knows it.
 
-    volumes: the folders that it declares to be kept outside of it.
+    volumes: the folders that it declares to be kept outside of it. built: the name of the one that was made of it for
+    a job's requirements.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Image:
     user: str = ""
     python: str = ""
     volumes: tuple[str, ...] = ()
+    built: str = ""
 
 
 class ImageMissing(Refused):

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from ...jobs import Job, JobRequest, Profile
 from ..base import WorkerNotStarted
 from . import leftovers
 from .boxes import Box, fits, hand_out, open_box
-from .built import Builder
+from .built import Builder, Built
 from .engine import CallOff, Engine, EngineRefused, EngineUnavailable, MustAsk
 from .gpus import Gpus
 from .images import Image, Images
@@ -100,10 +101,11 @@ class Starts:
             self._note_drift(image, request, say)
             watched = self._watch.ensure(loop)
             with ExitStack() as leases:
-                built = image.id
+                built = Built(image.id, "")
                 if options.requirements:
                     built = self._builder.get(image, job, say=say, stop=stop)
-                spec = self._spec(job, image, leases, stop, built=built)
+                    image = replace(image, built=built.name)
+                spec = self._spec(job, image, leases, stop, built=built.id)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
                 box = self._box(request, spec, key, stop)
