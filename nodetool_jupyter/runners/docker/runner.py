@@ -266,7 +266,13 @@ class DockerRunner:
             return Swept()
         try:
             self.engine.facts()
-            return leftovers.remove_leftovers(self.engine, gone, built_before=built_before)
+            swept = leftovers.remove_leftovers(self.engine, gone)
+            if not built_before:
+                return swept
+            owner = self._labels[leftovers.OWNER_LABEL]
+            free = self._pool.give_up if self._pool is not None else lambda image: None
+            built = leftovers.remove_built(self.engine, built_before, owner=owner, free=free)
+            return Swept(swept.removed + built.removed, swept.left + built.left)
         except (EngineUnavailable, EngineRefused) as error:
             return Swept(left=(str(error),))
 
