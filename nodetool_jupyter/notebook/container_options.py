@@ -14,6 +14,7 @@ from ..config import Settings
 from ..containers import (
     ContainerOptions,
     parse_bind,
+    parse_collect,
     parse_gpus,
     parse_image,
     parse_network,
@@ -135,7 +136,7 @@ def container_changes(given: Namespace) -> dict[str, Any]:
         "tmpfs": ("tmpfs", lambda: _tmpfs(given.tmpfs)),
         "read_only": ("read_only", lambda: True),
         "workdir": ("workdir", lambda: parse_workdir(given.workdir, "--workdir")),
-        "collect": ("collect", lambda: tuple(given.collect)),
+        "collect": ("collect", lambda: tuple(parse_collect(text, "--collect") for text in given.collect)),
         "requirements": ("requirements", lambda: _requirements(given.requirements)),
     }
     found = {field: read() for name, (field, read) in readers.items() if getattr(given, name) not in (None, False)}

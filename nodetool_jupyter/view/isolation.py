@@ -8,7 +8,7 @@ from typing import Any
 
 from ..events import Isolation
 from ..jobs import LIMIT_NAMES, ResourceLimits
-from ..quantities import format_duration, format_size
+from ..quantities import format_limit, format_size
 
 _SHORT_ID = 12
 _MOST_PACKAGES = 6
@@ -16,12 +16,12 @@ _MORE_THAN_A_NAME = re.compile(r"\s*(;| --hash=).*")
 
 
 _LIMITS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "wall_seconds": ("time", lambda value: f"time {format_duration(value)}"),
+    "wall_seconds": ("time", lambda value: f"time {format_limit(value)}"),
     "memory_bytes": ("memory", lambda value: f"memory {format_size(value)}"),
     "cpus": ("processors", lambda value: f"{value:g} processor{'s' * (value != 1)}"),
     "pids": ("processes", lambda value: f"{value:,.0f} process{'es' * (value != 1)}"),
     "shm_bytes": ("shared memory", lambda value: f"shared memory {format_size(value)}"),
-    "cpu_seconds": ("processor time", lambda value: f"processor time {format_duration(value)}"),
+    "cpu_seconds": ("processor time", lambda value: f"processor time {format_limit(value)}"),
     "open_files": ("open files", lambda value: f"{value:,.0f} open file{'s' * (value != 1)}"),
     "file_size_bytes": ("file size", lambda value: f"file size {format_size(value)}"),
 }

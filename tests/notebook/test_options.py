@@ -120,9 +120,15 @@ def test_one_layer_of_quotes_is_stripped_as_a_shell_does(line: str, words: list[
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("--foo", ["There is no option '--foo'"]),
+        ("--foo", ["There is no option '--foo'. `%%nodetool?`"]),
+        ("--bogus", ["There is no option '--bogus'. `%%nodetool?`"]),
+        ("--net none", ["Did you mean --network?"]),
         ("--memroy 2g", ["'--memroy'", "Did you mean --memory?"]),
-        ("--mem 2g", ["'--mem'"]),
+        ("--mem 2g", ["'--mem'. Did you mean --memory?"]),
+        ("--name ''", ["--name '' names nothing"]),
+        ("--job ''", ["--job '' names nothing"]),
+        ("-r ''", ["--runner '' names nothing"]),
+        ("-t --cpus 1", ["Option -t/--timeout: expected one argument. `%%nodetool?`"]),
         ("train", ["'train'", "quotes"]),
         ("-t", ["Option -t/--timeout: expected one argument"]),
         ("-m 2x", ["--memory '2x' is not a size", "512m"]),
@@ -151,6 +157,10 @@ def test_a_mistake_is_named_in_one_sentence(line: str, parts: list[str]) -> None
     assert "\n" not in said
     for part in parts:
         assert part in said
+
+
+def test_a_label_without_a_value_has_an_empty_one() -> None:
+    assert options("--label x --label y=1").labels == {"x": "", "y": "1"}
 
 
 def test_none_sends_nothing() -> None:
