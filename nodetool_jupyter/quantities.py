@@ -96,6 +96,18 @@ def format_size(size: float) -> str:
     return f"{size:.1f}".removesuffix(".0") + f" {units[0]}"
 
 
+def sizes_apart(one: float, other: float) -> tuple[str, str]:
+    """Two sizes for a person, to the byte where they would look the same."""
+    short = format_size(one), format_size(other)
+    return short if short[0] != short[1] else (f"{one:.0f} bytes", f"{other:.0f} bytes")
+
+
+def numbers_apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers for a person, in full where they would look the same."""
+    short = f"{one:g}", f"{other:g}"
+    return short if short[0] != short[1] else (repr(one).removesuffix(".0"), repr(other).removesuffix(".0"))
+
+
 def size_option(size: float) -> str:
     """Bytes as `--memory` takes them, rounded up: "4g", "768m"."""
     for unit, power in (("g", 3), ("m", 2), ("k", 1)):

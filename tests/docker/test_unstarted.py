@@ -12,8 +12,7 @@ from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import CodeWork, JobRequest, ResourceLimits
 from nodetool_jupyter.runners.docker.engine import EngineRefused
-from nodetool_jupyter.runners.docker.kernel import most_allowed
-from nodetool_jupyter.runners.docker.refusals import check_request
+from nodetool_jupyter.runners.docker.refusals import check_request, most_allowed
 from nodetool_jupyter.runners.docker.spec import container_spec
 from nodetool_jupyter.runners.docker.unstarted import not_started
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ from ...containers import check_options
 from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from ...frames import Value
 from ...jobs import JobRequest, Profile, ResourceLimits
-from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, parse_size
-from .kernel import most_allowed
+from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, numbers_apart, parse_size, sizes_apart
+from ..kernel import MOST_PROCESSES, most_open_files, most_processes
 from .spec import LEAST_CPUS, LEAST_OPEN_FILES, LEAST_PIDS, PROFILE_LIMITS, ContainerSpec, holds, holds_swap
 
 _NOTHING = "Nothing was started."
@@ -76,19 +77,30 @@ def _check_most(limits: ResourceLimits, facts: Mapping[str, Any], *, local: bool
         there.update(most_allowed(facts, local=local))
     for name, most in there.items():
         if most and asked.get(name, 0) > most:
-            how, can = _OPTIONS[name], "can have" if name in _OF_THE_KERNEL else "has"
+            wanted, there_is = _written(name, asked[name], most)
+            can = "can have" if name in _OF_THE_KERNEL else "has"
             raise InvalidRequest(
-                f"{how.format(_exact(name, asked[name], most))} is more than the {_exact(name, most, asked[name])} "
-                f"that the engine's machine {can}. Ask for less. {_NOTHING}"
+                f"{_OPTIONS[name].format(wanted)} is more than the {there_is} that the engine's machine {can}. "
+                f"Ask for less. {_NOTHING}"
             )
 
 
-def _exact(name: str, value: float, other: float) -> str:
-    """As people write it, unless it could not be told from the other then."""
+def most_allowed(facts: Mapping[str, Any], *, local: bool) -> dict[str, float]:
+    """What the kernel of the engine's machine allows, as far as it is told.
+
+    A socket of this machine may still lead to a virtual one, or further, so that the kernel must be this one by name.
+    """
+    here = os.uname()
+    if not local or (facts.get("Name"), facts.get("KernelVersion")) != (here.nodename, here.release):
+        return {"pids": MOST_PROCESSES}
+    return {"pids": most_processes(), "open_files": most_open_files()}
+
+
+def _written(name: str, value: float, most: float) -> tuple[str, str]:
+    """Both as people write them."""
     if name in _OF_THE_KERNEL:
-        return f"{value:.0f}"
-    short, unit = (format_size, " bytes") if name.endswith("_bytes") else ("{:g}".format, "")
-    return short(value) if short(value) != short(other) else f"{value:.9f}".rstrip("0").rstrip(".") + unit
+        return f"{value:.0f}", f"{most:.0f}"
+    return sizes_apart(value, most) if name.endswith("_bytes") else numbers_apart(value, most)
 
 
 def _check_tmpfs(tmpfs: Mapping[str, str], most: float) -> None:
