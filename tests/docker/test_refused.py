@@ -263,3 +263,20 @@ def test_a_greeting_that_is_refused_is_told_so_too(tmp_path: Path) -> None:
     finally:
         asked.close()
         proxy.close()
+
+
+@pytest.mark.parametrize("call", ["images.get", "_watch.ensure", "_box"])
+def test_a_call_of_a_start_that_a_proxy_refuses_is_told_as_that(
+    engine: Engine, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise engine_module.EngineRefused(403, "<h1>403 Forbidden</h1>\nBy its rules.")
+
+    with jobs_on(engine.url, environ) as jobs:
+        runner = jobs.manager.runner("docker")
+        target, _, method = call.rpartition(".")
+        starts = runner._starts  # type: ignore[attr-defined]
+        place = {"images": runner.images, "_watch": starts._watch, "": starts}[target]  # type: ignore[attr-defined]
+        monkeypatch.setattr(place, method, refused)
+        message = jobs.run("1").message
+    assert "refused a call of an engine's API (403 Forbidden, '403 Forbidden By its rules'). Where a proxy" in message

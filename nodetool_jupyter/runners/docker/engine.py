@@ -56,6 +56,10 @@ class EngineRefused(Exception):
         self.status = status
 
 
+NOT_ALLOWED = (401, 403)
+"""Of a proxy before the engine, or of a plugin in it."""
+
+
 class CallOff(threading.Event):
     """Set when a start is called off. What is read at that time is closed, so that nobody waits for it."""
 
@@ -144,7 +148,7 @@ class Engine:
         except EngineRefused as error:
             if error.status in (400, 404):
                 raise
-            raise self._not_served(error.status, str(error)) from None
+            raise self.not_served(error.status, str(error)) from None
 
     def ping(self) -> None:
         """See that it takes a new call now, or has since it was called ahead. Raises as `ask` does."""
@@ -339,12 +343,13 @@ class Engine:
         if "timed out" in str(error):
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
         if isinstance(error, NotWell):
-            return self._not_served(error.status, "")
+            return self.not_served(error.status, "")
         if (answer := answer_in(error)) is not None:
-            return self._not_served(*answer)
+            return self.not_served(*answer)
         return EngineUnavailable(f"no engine answers at {self.url}: {why(error)}")
 
-    def _not_served(self, status: int, words: str) -> EngineUnavailable:
+    def not_served(self, status: int, words: str) -> EngineUnavailable:
+        """What to raise for a call that was answered with this, and that every engine serves."""
         phrase = _phrase(status)
         said = f", {words!r}" if words and words != phrase else ""
         return EngineUnavailable(

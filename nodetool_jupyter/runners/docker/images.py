@@ -16,7 +16,7 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import InvalidRequest, Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import CallOff, Engine, EngineRefused
+from .engine import NOT_ALLOWED, CallOff, Engine, EngineRefused
 from .lines import Line
 
 _KNOWN_SECONDS = 5.0
@@ -138,7 +138,7 @@ class Images:
             if found is None:
                 self._pull(options, report, stop)
                 found = self.find(options)
-        except (Refused, EngineRefused) as error:
+        except Refused as error:
             raise WorkerNotStarted(str(error)) from None
         if found is None:
             raise WorkerNotStarted(f"Image {options.image!r} was pulled and is gone again. Run the cell once more.")
@@ -168,6 +168,8 @@ class Images:
         try:
             self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
         except (EngineRefused, _NotPulled) as error:
+            if isinstance(error, EngineRefused) and error.status in NOT_ALLOWED:
+                raise
             self._known.pop(name, None)
             is_here = options.pull == "always" and self.find(options) is not None
             raise WorkerNotStarted(_not_pulled(name, str(error), is_here=is_here)) from None

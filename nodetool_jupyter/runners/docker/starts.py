@@ -22,7 +22,7 @@ from ..base import WorkerNotStarted
 from . import leftovers
 from .boxes import Box, fits, hand_out, open_box
 from .built import Builder, Built
-from .engine import CallOff, Engine, EngineRefused, EngineUnavailable, MustAsk
+from .engine import NOT_ALLOWED, CallOff, Engine, EngineRefused, EngineUnavailable, MustAsk
 from .gpus import Gpus
 from .images import Image, Images
 from .mounts import checked_binds, what_lies_at
@@ -111,7 +111,10 @@ class Starts:
                 box = self._box(request, spec, key, stop)
                 self._images.learn(image.id, box.python)
                 return Started(spec, key, box, image, watched, leases.pop_all())
-        except (EngineUnavailable, EngineRefused, InvalidRequest) as error:
+        except EngineRefused as error:
+            why = self._engine.not_served(error.status, str(error)) if error.status in NOT_ALLOWED else error
+            raise WorkerNotStarted(str(why)) from None
+        except (EngineUnavailable, InvalidRequest) as error:
             raise WorkerNotStarted(str(error)) from None
         except WorkerNotStarted:
             self._network = ""  # somebody may have removed it: the next job looks

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from ...quantities import format_size
 from ..base import WorkerNotStarted
-from .engine import EngineRefused, EngineUnavailable
+from .engine import NOT_ALLOWED, EngineRefused, EngineUnavailable
 from .refusals import no_python
 from .spec import ContainerSpec
 
-_NOT_ALLOWED = (401, 403)
 _AROUND = re.compile(
     r"\A(?:Cannot (?:start|update) container \w+: |failed to create (?:shim )?task(?: for container)?: "
     r"|OCI runtime create failed: |runc create failed: |runc did not terminate successfully: exit status \d+: "
@@ -31,7 +30,7 @@ def not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
     for pattern, sentence in _KNOWN:
         if pattern.search(text):
             return WorkerNotStarted(sentence(spec))
-    if isinstance(error, EngineRefused) and error.status in _NOT_ALLOWED:
+    if isinstance(error, EngineRefused) and error.status in NOT_ALLOWED:
         return WorkerNotStarted(
             f"The engine, or a proxy before it, does not let containers be made and started from here: {text}. Have it "
             "let these calls pass, or set DOCKER_HOST to another engine."
