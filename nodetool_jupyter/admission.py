@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from heapq import heappop, heappush
+from itertools import count, islice
 
 from .errors import QueueFull
 
@@ -23,7 +25,9 @@ class Admission:
         self._gates = dict(gates)
         self._passes = dict(passes)
         self._inside: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, str] = OrderedDict()
+        self._waiting: dict[str, str] = {}
+        self._lines: dict[str, OrderedDict[str, int]] = {}
+        self._numbers = count()
         self._places = 0
         self._lock = threading.Lock()
 
@@ -42,10 +46,13 @@ class Admission:
     def join(self, job_id: str, runner: str) -> None:
         """Put a job that has a place at the end of the queue."""
         self._waiting[job_id] = runner
+        self._lines.setdefault(runner, OrderedDict())[job_id] = next(self._numbers)
 
     def leave(self, job_id: str) -> None:
         """Take a job out of the queue, if it waits there."""
-        if self._waiting.pop(job_id, None) is not None:
+        runner = self._waiting.pop(job_id, None)
+        if runner is not None:
+            del self._lines[runner][job_id]
             self.give_up()
 
     def waits_for(self, job_id: str) -> str:
@@ -63,20 +70,28 @@ class Admission:
         ready: whether a job that has a place can use it; one that can't waits on and keeps nobody else from starting.
         """
         admitted = []
-        closed: set[str] = {gate for gate in self._gates if self._full(gate)}
-        for job_id, runner in list(self._waiting.items()):
-            gates = self._passes.get(runner, ())
-            if closed and closed.intersection(gates):
-                if len(closed) == len(self._gates):
-                    break
-                continue
-            if not ready(job_id):
-                continue
+        for job_id, gates in self._with_a_place():
+            if ready(job_id):
+                self._inside.update(gates)
+                admitted.append(job_id)
+        for job_id in admitted:
             self.leave(job_id)
-            self._inside.update(gates)
-            admitted.append(job_id)
-            closed.update(gate for gate in gates if self._full(gate))
         return admitted
+
+    def _with_a_place(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The jobs whose gates are open when it is their turn, in order; those behind a full one cost nothing."""
+        heads: list[tuple[int, str, tuple[str, ...], Iterator[tuple[str, int]]]] = []
+        for runner, line in self._lines.items():
+            rest = iter(line.items())
+            for job_id, number in islice(rest, 1):
+                heappush(heads, (number, job_id, self._passes.get(runner, ()), rest))
+        while heads:
+            _, job_id, gates, rest = heappop(heads)
+            if any(map(self._full, gates)):
+                continue
+            for following, number in islice(rest, 1):
+                heappush(heads, (number, following, gates, rest))
+            yield job_id, gates
 
     def done(self, runner: str) -> None:
         """A job of this runner has ended and makes room."""

@@ -50,14 +50,14 @@ class ContainerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How a container differs from the default one.
 
     image: "" for the slim Python of this interpreter's minor version. pinned: the id of the image that a job
-    ran with, for a rerun. network: "none", "bridge" (a network of this kernel's own) or a network's name.
-    user: "" for one that is not root. gpus: "", "all", a count, or "device=" and ids with commas.
-    tmpfs: path to options. requirements: lines as `pip` reads them, for an image with them installed.
+    ran with, for a rerun. pull: "" for what the profile says. network: "none", "bridge" (a network of this kernel's
+    own) or a network's name. user: "" for one that is not root. gpus: "", "all", a count, or "device=" and ids with
+    commas. tmpfs: path to options. requirements: lines as `pip` reads them, for an image with them installed.
     """
 
     image: str = ""
     pinned: str = ""
-    pull: str = "missing"
+    pull: str = ""
     network: str = "none"
     user: str = ""
     gpus: str = ""
@@ -250,7 +250,8 @@ def parse_requirements(lines: Iterable[str], what: str) -> tuple[str, ...]:
 
 def check_options(options: ContainerOptions) -> None:
     """Raise `InvalidRequest` for what no line could say: options come from Python and the store as well."""
-    parse_pull(options.pull, "--pull")
+    if options.pull:
+        parse_pull(options.pull, "--pull")
     parse_network(options.network, "--network")
     parse_workdir(options.workdir, "--workdir")
     for pattern in options.collect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ class Engine:
     def submit(self, job: Job, parcel: Parcel, runner: Runner) -> Job:
         """Store a job and queue it; returns once it is stored. From any thread but the loop's."""
         self._admission.reserve()
-        assets = AssetFolder(self._assets, job.id, max_bytes=job.request.max_transfer_bytes)
+        assets = AssetFolder(self._assets, job.id, max_bytes=job.request.most_bytes_back)
         live = _Live(self, job, parcel, runner, assets)
         with self._lock:
             if job.id in self._live:
@@ -210,11 +211,16 @@ class Engine:
 
     def _start_admitted(self) -> None:
         in_line: dict[str, str] = {}
+        lacking: set[tuple[str, str]] = set()
 
         def ready(job_id: str) -> bool:
             job = self._live[job_id].supervision.job
             reserver = self._reservers.get(job.request.runner)
-            if reserver is not None and not reserver.reserve(job):
+            if reserver is None:
+                return True
+            wanted = job.request.runner, reserver.wants(job)
+            if wanted in lacking or not reserver.reserve(job):
+                lacking.add(wanted)
                 in_line[job_id] = reserver.reserves
                 return False
             return True
@@ -262,8 +268,9 @@ class Engine:
         waiting = list(self._live.values())
         for live in waiting:
             self.loop.call(self._stop, live, StopCause.CANCEL, _CLOSING, _CLOSE_GRACE_SECONDS)
+        until = time.monotonic() + _CLOSE_SECONDS
         for live in waiting:
-            live.ended.wait(_CLOSE_SECONDS)
+            live.ended.wait(max(0.0, until - time.monotonic()))
         self.loop.finish(self._close_runners)
         self.ledger.close()
         if not self._live:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
@@ -51,9 +52,18 @@ class NodetoolError(Exception):
 
 
 class Refused(NodetoolError):
-    """The request was refused before anything started; no job exists."""
+    """The request was refused before anything started; no job exists.
+
+    options: those whose values were refused, as they stand on a cell's line.
+    """
 
     code = "NT-R00"
+    options: tuple[str, ...] = ()
+
+    def about(self, *options: str) -> Self:
+        """The same, with the options whose values it refuses."""
+        self.options = options
+        return self
 
 
 class InvalidRequest(Refused, ValueError):
@@ -93,7 +103,8 @@ class LimitNotHeld(Refused):
     code = "NT-R30"
 
     def __init__(self, limits: Iterable[str], runner: str, remedy: str, *, or_without: bool = True) -> None:
-        names = ", ".join(sorted(map(name_of_limit, limits)))
+        self.options = tuple(sorted(map(name_of_limit, limits)))
+        names = ", ".join(self.options)
         without = ", or add --best-effort to run without it" if or_without else ""
         super().__init__(
             f"Runner {runner!r} can't hold {names} here, so nothing was started. {remedy.rstrip('.')}{without}."

@@ -27,7 +27,10 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=T
 
 
 class JobUpdate(Event, tag="job_update", frozen=True, kw_only=True, omit_defaults=False):
-    """A change of status. The one with a final status is a job's last event."""
+    """A change of status. The one with a final status is a job's last event.
+
+    options: whose values kept the job from starting, as they stand on a cell's line.
+    """
 
     status: str
     message: str = ""
@@ -36,6 +39,7 @@ class JobUpdate(Event, tag="job_update", frozen=True, kw_only=True, omit_default
     traceback: str | None = None
     reason: str | None = None
     duration: float | None = None
+    options: tuple[str, ...] = ()
 
 
 class NodeProgress(Event, tag="node_progress", frozen=True, kw_only=True):

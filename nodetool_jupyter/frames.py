@@ -18,6 +18,7 @@ from .events import (
     Stream,
     UsageUpdate,
 )
+from .worker.values import MOST_DEPTH
 from .worker.wire import MAX_ARRAY_BYTES
 
 ValueFormat = Literal["json", "bytes", "numpy", "arrow", "pickle", "object"]
@@ -111,6 +112,28 @@ def _decode_array(header: bytes, body: memoryview) -> list[Report]:
 
 def _decoded(decoder: msgspec.json.Decoder[Any], header: bytes) -> Any:
     try:
-        return decoder.decode(header)
+        decoded = decoder.decode(header)
+        if header.count(b"[") + header.count(b"{") > MOST_DEPTH:  # so that what is stored can be read from anywhere
+            for report in decoded if isinstance(decoded, list) else [decoded]:
+                if isinstance(report, Display) and not _fits(report.data, report.metadata):
+                    raise ProtocolError(
+                        f"The job sent a frame that is not allowed (deeper than {MOST_DEPTH} levels). It was stopped."
+                    )
+        return decoded
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"The job sent a frame that is not allowed ({error}). It was stopped.") from None
+
+
+def _fits(*values: object) -> bool:
+    """Whether plain data is no deeper than what may be stored."""
+    level: list[Any] = list(values)
+    for _ in range(MOST_DEPTH + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return True
+    return False

@@ -95,6 +95,7 @@ class ResourceLimits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _NO_LIMITS = ResourceLimits()
+_TRANSFER_BYTES, _UNTRUSTED_TRANSFER_BYTES = 1 << 30, 32 << 20
 LIMIT_NAMES = tuple(name for name in ResourceLimits.__struct_fields__ if name != "best_effort")
 
 
@@ -114,7 +115,8 @@ class CodeWork(Struct, frozen=True, tag="code", tag_field="kind"):
 class JobRequest(Struct, frozen=True, kw_only=True):
     """What somebody wants run. Stored as it is, so it holds no values and no secrets.
 
-    `fresh`: in an interpreter that starts anew, not in one forked from a warm parent.
+    `fresh`: in an interpreter that starts anew, not in one forked from a warm parent. `max_transfer_bytes`: `None`
+    when nobody asked for a limit.
     """
 
     work: CodeWork
@@ -133,10 +135,21 @@ class JobRequest(Struct, frozen=True, kw_only=True):
     grace_seconds: float = 5.0
     max_output_bytes: int = 1 << 20
     max_log_bytes: int = 256 << 20
-    max_transfer_bytes: int = 1 << 30
+    max_transfer_bytes: int | None = None
     work_hash: str = ""
     rerun_of: str = ""
     container: ContainerOptions = ContainerOptions()
+
+    @property
+    def most_bytes_in(self) -> int:
+        """The largest value that may travel into the job."""
+        return self.max_transfer_bytes or _TRANSFER_BYTES
+
+    @property
+    def most_bytes_back(self) -> int:
+        """The largest that may come back; of an untrusted job, all together."""
+        usual = _UNTRUSTED_TRANSFER_BYTES if self.profile is Profile.UNTRUSTED else _TRANSFER_BYTES
+        return self.max_transfer_bytes or usual
 
     @property
     def may_unpickle(self) -> bool:

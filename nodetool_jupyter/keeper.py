@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import anyio
 
-from .errors import StoreError
+from .errors import NodetoolError, StoreError
 from .housekeeping import sweep, sweep_runners
-from .runners.base import Sweeper
+from .runners.base import Sweeper, Swept
 from .stores.base import JobStore, Owner
 from .stores.owners import HEARTBEAT_SECONDS, DeathWatch, claim_lost
 
@@ -27,18 +27,21 @@ class Keeper:
         self._watch = DeathWatch(owner)
 
     async def run(self) -> None:
-        """Go on until cancelled. A store that can't be reached now is asked again in the next round."""
+        """Go on until cancelled. What fails is tried again in the next round, and must never end the manager."""
         while True:
             try:
                 await anyio.to_thread.run_sync(self.round)
-            except StoreError as error:
-                _log.warning("the job store could not be kept: %s", error)
+            except (NodetoolError, OSError) as error:
+                _log.warning("a round of housekeeping failed: %s", error)
             await anyio.sleep(HEARTBEAT_SECONDS)
 
     async def sweep_runners(self) -> None:
         """Remove what dead managers left where their jobs ran; goes on until cancelled, and never holds up a round."""
         while self._sweepers:
-            swept = await anyio.to_thread.run_sync(sweep_runners, self._sweepers, self._owner.user)
+            try:
+                swept = await anyio.to_thread.run_sync(sweep_runners, self._sweepers, self._owner.user)
+            except (NodetoolError, OSError) as error:
+                swept = Swept(left=(f"what is left where jobs run could not be looked for: {error}",))
             for sentence in swept.left:
                 _log.info("left behind: %s", sentence)
             await anyio.sleep(_SWEEP_SECONDS)

@@ -30,7 +30,6 @@ from .worker.pickled import encode_input
 
 _UNTRUSTED_SECONDS = 300.0
 _UNTRUSTED_LOG_BYTES = 2 << 20
-_UNTRUSTED_TRANSFER_BYTES = 32 << 20
 _POLL_SECONDS = 0.5
 _MOST_NAMED = 1_000
 _CONTAINERS_AT_ONCE = "docker_max_jobs"
@@ -162,7 +161,7 @@ class JobExecutionManager:
         runner = self.runner(job.request.runner)
         if runner.shares_namespace:
             return self._running().feed(job_id, Value(name, "object", type(value).__name__, body=value))
-        most, other = job.request.max_transfer_bytes, runner.speaks_other(job.request)
+        most, other = job.request.most_bytes_in, runner.speaks_other(job.request)
         fields, buffers = encode_input(name, value, max_bytes=most, other_python=other)
         return self._running().feed(job_id, Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
 
@@ -319,20 +318,17 @@ def as_it_runs(request: JobRequest) -> JobRequest:
     limits = request.limits
     if limits.wall_seconds is None:
         limits = msgspec.structs.replace(limits, wall_seconds=_UNTRUSTED_SECONDS)
-    transfer = request.max_transfer_bytes
-    unasked = transfer == JobRequest(work=request.work).max_transfer_bytes
     return msgspec.structs.replace(
         request,
         limits=limits,
         max_log_bytes=min(request.max_log_bytes, _UNTRUSTED_LOG_BYTES),
-        max_transfer_bytes=_UNTRUSTED_TRANSFER_BYTES if unasked else transfer,
         container=_unfetched(request.container),
     )
 
 
 def _unfetched(container: ContainerOptions) -> ContainerOptions:
-    """An image that is here already: none is fetched to run code that nobody trusts."""
-    return msgspec.structs.replace(container, pull="never") if container.pull == "missing" else container
+    """An image that is here already: none is fetched to run code that nobody trusts, unless somebody asks for it."""
+    return container if container.pull else msgspec.structs.replace(container, pull="never")
 
 
 def _checked_id(job_id: str) -> str:

@@ -27,11 +27,13 @@ class Lying(NamedTuple):
 def mounts() -> dict[str, Lying]:
     """Every mount point, with what of a file system it shows; a later mount covers an earlier one."""
     try:
-        lines = MOUNTINFO.read_text(errors="surrogateescape").splitlines()
+        lines = os.fsdecode(MOUNTINFO.read_bytes()).split(
+            "\n"
+        )  # of all that ends a line, the kernel escapes this alone
     except OSError:
         return {}
     found = {}
-    for line in lines:
+    for line in filter(None, lines):
         fields, _, rest = line.partition(" - ")
         _, _, device, root, point, *_ = fields.split(" ")
         found[_unescaped(point)] = Lying(device, _unescaped(root), rest.split(" ")[0])

@@ -38,9 +38,14 @@ def job_root() -> Path:
     return root
 
 
+def lease_folder() -> Path:
+    """Where leases are, if there are any."""
+    return Path(tempfile.gettempdir()) / f"nodetool-{os.geteuid()}-leases"
+
+
 def lease_file(name: str) -> Path:
     """The file whose lock is the lease of something that only one job may have at a time."""
-    folder = Path(tempfile.gettempdir()) / f"nodetool-{os.geteuid()}-leases"
+    folder = lease_folder()
     _make(folder)
     if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
         raise Refused(f"{str(folder)!r} is not a folder of your own. Remove it, or set TMPDIR to a private folder.")

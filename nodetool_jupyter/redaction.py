@@ -22,6 +22,7 @@ FEWEST_CHARACTERS = 4
 _FEWEST_OF_A_LINE = 16
 """A shorter line of a secret may stand in any text: `-----`, a name, a brace."""
 
+_HEAD = 8  # so much of a secret is looked for at once, which few texts have by chance
 _MASK = "***"
 _FIELDS: dict[type, tuple[str, ...]] = {  # what the job's own words get into; the other fields are ours
     ev.Stream: ("text",),
@@ -48,7 +49,6 @@ class Redaction:
         forms = sorted({form for value in secrets for form in _forms(value)}, key=len, reverse=True)
         self._forms = forms
         self._pattern = re.compile("|".join(map(re.escape, forms)))
-        self._firsts = frozenset(form[0] for form in forms)
         self._held: ev.Stream | None = None
 
     def __call__(self, events: Iterable[ev.AnyEvent]) -> list[ev.AnyEvent]:
@@ -94,12 +94,16 @@ class Redaction:
 
     def _beginning(self, text: str, at: int) -> int:
         """Where the longest end of the text begins that is the beginning of a secret, and less than all of it."""
-        for start in range(max(at, len(text) - len(self._forms[0]) + 1), len(text)):
-            if text[start] in self._firsts:
-                rest = text[start:]
-                if any(form.startswith(rest) and form != rest for form in self._forms):
-                    return start
-        return len(text)
+        found = len(text)
+        for form in self._forms:
+            head, start = form[:_HEAD], max(at, len(text) - len(form) + 1)
+            ends = range(max(start, len(text) - len(head) + 1), len(text))  # shorter than the head
+            while 0 <= (start := text.find(head, start, found + len(head))) < found:
+                if form.startswith(text[start:]):
+                    found = start
+                start += 1
+            found = next((start for start in ends if start < found and form.startswith(text[start:])), found)
+        return found
 
     def _redacted(self, event: ev.AnyEvent) -> ev.AnyEvent:
         changes: dict[str, Any] = {}

@@ -56,7 +56,7 @@ class Screen:
         if isinstance(report, Display):
             return self._display(report)
         if isinstance(report, Raised):
-            traceback = plain("\n".join(report.traceback))[-_MOST_ERROR_CHARACTERS:]
+            traceback = still("\n".join(report.traceback))[-_MOST_ERROR_CHARACTERS:]
             shorter = _with_plain_texts(report, most=_MOST_ERROR_CHARACTERS)
             return msgspec.structs.replace(shorter, traceback=tuple(traceback.split("\n")) if traceback else ())
         if isinstance(report, Value | FilePart):
@@ -96,11 +96,21 @@ def plain(text: str) -> str:
     return _ESCAPES.sub(lambda match: match["colour"] or "", text)
 
 
+def still(text: str) -> str:
+    """As `plain`, and without what moves the cursor back: nothing that was said before is overwritten."""
+    return plain(text).replace("\r", "").replace("\b", "")
+
+
 def _with_plain_texts(report: R, *, most: int | None = None) -> R:
-    """The same report, each of its texts plain and no longer than this."""
+    """The same report, each of its texts plain and no longer than this; only what was written moves the cursor."""
+    spoken = plain if isinstance(report, Stream) else _in_one_line if isinstance(report, NodeProgress) else still
     fields = ((name, getattr(report, name)) for name in report.__struct_fields__)
-    texts = {name: plain(value)[:most] for name, value in fields if type(value) is str}
+    texts = {name: spoken(value)[:most] for name, value in fields if type(value) is str}
     return msgspec.structs.replace(report, **texts)
+
+
+def _in_one_line(text: str) -> str:
+    return still(text).replace("\n", " ")
 
 
 def _is_harmless(mime: str, content: object) -> bool:

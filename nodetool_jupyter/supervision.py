@@ -21,7 +21,7 @@ from .jobs import Job, JobStatus, Profile, Reason, Usage, advance
 from .kept import KeptLog
 from .redaction import redaction
 from .runners.base import Parcel, Runner, Worker, WorkerNotGone, WorkerNotStarted
-from .screening import Screen, plain
+from .screening import Screen, still
 from .stores.base import Change
 from .verdict import StopCause, Verdict, verdict
 
@@ -73,7 +73,7 @@ class Supervision:
         self._grace_seconds = job.request.grace_seconds
         self._started: float | None = None
         untrusted = job.request.profile is Profile.UNTRUSTED
-        self._screen = Screen(job.id, max_bytes=job.request.max_transfer_bytes) if untrusted else list
+        self._screen = Screen(job.id, max_bytes=job.request.most_bytes_back) if untrusted else list
         self._redaction = redaction(parcel.secrets.values())
         self._log = KeptLog(job.request.max_log_bytes, max_events=_UNTRUSTED_EVENTS if untrusted else None)
         self._unwritten: list[ev.AnyEvent] = []
@@ -141,14 +141,14 @@ class Supervision:
                 if self._worker is not None:
                     exit_event = await self._follow(self._worker)
         except WorkerNotStarted as error:
-            self._not_started(str(error), gone=not isinstance(error, WorkerNotGone))
+            self._not_started(str(error), error.options, gone=not isinstance(error, WorkerNotGone))
             return
         finally:
             self._assets.close()
         if self._worker is None:
             self._not_started("")
             return
-        exit_event = msgspec.structs.replace(exit_event, detail=plain(exit_event.detail))
+        exit_event = msgspec.structs.replace(exit_event, detail=still(exit_event.detail))
         self._append([exit_event])
         self._finish(
             verdict(
@@ -161,7 +161,7 @@ class Supervision:
             )
         )
 
-    def _not_started(self, why: str, *, gone: bool = True) -> None:
+    def _not_started(self, why: str, options: tuple[str, ...] = (), *, gone: bool = True) -> None:
         """There never was a worker: it could not be started, or the start was called off."""
         if self._stopped is not None:
             nobody = ev.Exit() if gone else ev.Exit(cause="unkillable", detail=why)
@@ -169,7 +169,7 @@ class Supervision:
                 verdict(None, nobody, limits=self.job.request.limits, stopped=self._stopped, complaint=self._complaint)
             )
         else:
-            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, why))
+            self._finish(Verdict(JobStatus.FAILED, Reason.START_FAILED, why, options))
 
     def _proven(self, exit_event: ev.Exit) -> bool:
         return isinstance(self._terminal, Raised) or exit_event.code == 0
@@ -273,7 +273,7 @@ class Supervision:
 
     def _finish(self, found: Verdict) -> None:
         duration = time.monotonic() - self._started if self._started is not None else None
-        message = plain(found.message)  # it may quote what a job wrote last, or an image that could not start
+        message = still(found.message)  # it may quote what a job wrote last, or an image that could not start
         if self._redaction is not None:
             message = self._redaction.text(message)
         job = advance(
@@ -294,6 +294,7 @@ class Supervision:
             traceback="\n".join(raised.traceback) if raised else None,
             reason=found.reason.value if found.reason else None,
             duration=duration,
+            options=found.options,
         )
         self._commit(job, [update])
 

@@ -30,11 +30,12 @@ class StopCause(StrEnum):
 
 
 class Verdict(Struct, frozen=True):
-    """How a job ends: `message` is what a person reads."""
+    """How a job ends: `message` is what a person reads, `options` as `JobUpdate` has them."""
 
     status: JobStatus
     reason: Reason | None = None
     message: str = ""
+    options: tuple[str, ...] = ()
 
 
 def verdict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -74,6 +75,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     needed = any(NEED_IMAGE & set(getattr(item, "fixturenames", ())) for item in session.items)
     if needed and not session.config.option.collectonly:
         make_image_ahead()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def earlier_objects_are_settled() -> None:
+    """What earlier modules left to the collector goes before this one, and what stays is not looked through again.
+
+    IPython, and tests of what is left behind, collect often: with all that a whole run imports and keeps each time
+    takes most of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

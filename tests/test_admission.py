@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queue import Queue
+from threading import Event
 
 import pytest
 
@@ -10,7 +11,7 @@ from nodetool_jupyter.admission import Admission
 from nodetool_jupyter.config import Settings
 from nodetool_jupyter.errors import QueueFull
 from nodetool_jupyter.frames import Returned
-from nodetool_jupyter.jobs import CodeWork, JobRequest
+from nodetool_jupyter.jobs import CodeWork, Job, JobRequest
 from nodetool_jupyter.manager import JobExecutionManager
 from nodetool_jupyter.testing import ScriptedRunner, Step
 
@@ -57,6 +58,21 @@ def test_a_runner_without_gates_always_starts() -> None:
     assert admission.admit() == ["s1", "other"]
 
 
+def test_jobs_behind_a_full_gate_are_not_looked_at() -> None:
+    class Looks(dict[str, tuple[str, ...]]):
+        count = 0
+
+        def get(self, *arguments: object) -> tuple[str, ...]:  # type: ignore[override]
+            self.count += 1
+            return super().get(*arguments)  # type: ignore[arg-type, return-value]
+
+    admission = make(threads=1, workflows=9)
+    looks = admission._passes = Looks(admission._passes)  # type: ignore[assignment]
+    join(admission, *((f"t{n}", "threaded") for n in range(100)), ("s1", "subprocess"))
+    assert admission.admit() == ["t0", "s1"]
+    assert looks.count < 10
+
+
 def test_a_job_that_left_is_not_admitted_and_makes_room_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nodetool_jupyter.admission.QUEUE_LIMIT", 1)
     admission = make()
@@ -67,6 +83,36 @@ def test_a_job_that_left_is_not_admitted_and_makes_room_in_the_queue(monkeypatch
     admission.leave("s1")
     join(admission, ("s2", "subprocess"))
     assert admission.admit() == ["s2"]
+
+
+class Scarce(ScriptedRunner):
+    """Its jobs want what somebody else has."""
+
+    reserves = "a thing"
+    asked = 0
+
+    def wants(self, job: Job) -> str:
+        return job.request.name
+
+    def reserve(self, job: Job) -> bool:
+        self.asked += 1
+        return False
+
+    def unreserve(self, job_id: str) -> None:
+        raise AssertionError("none has it")
+
+
+def test_what_one_job_can_not_have_is_not_asked_for_the_next_that_wants_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodetool_jupyter.engine._ASK_AGAIN_SECONDS", 3600)
+    runner = Scarce(name="subprocess")
+    with JobExecutionManager(settings, runners=[runner]) as manager:
+        for wanted, asked in (("one", 1), ("one", 2), ("another", 4), ("one", 6)):
+            manager.submit(JobRequest(work=CodeWork("1"), runner="subprocess", name=wanted))
+            manager.call_later(0, (queued := Event()).set)
+            assert queued.wait(30)
+            assert runner.asked == asked
 
 
 @pytest.mark.parametrize(("places", "said"), [("1", "the only place"), ("2", "one of 2 places")])

@@ -7,6 +7,7 @@ from itertools import product
 import msgspec
 import pytest
 
+from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import StoreConflict
 from nodetool_jupyter.jobs import (
     LIMIT_NAMES,
@@ -15,10 +16,12 @@ from nodetool_jupyter.jobs import (
     Job,
     JobRequest,
     JobStatus,
+    Profile,
     Reason,
     ResourceLimits,
     advance,
 )
+from nodetool_jupyter.manager import as_it_runs
 
 ALLOWED = {
     "queued": "starting cancelled failed",
@@ -90,6 +93,16 @@ def test_asked_limits_are_those_that_were_set() -> None:
 def test_a_limit_that_nobody_knows_is_not_dropped() -> None:
     with pytest.raises(msgspec.ValidationError, match="memroy"):
         msgspec.json.decode(b'{"memroy": 5}', type=ResourceLimits)
+
+
+def test_what_was_asked_for_holds_over_what_untrusted_code_gets() -> None:
+    untrusted = JobRequest(work=CodeWork("1"), profile=Profile.UNTRUSTED)
+    runs = as_it_runs(untrusted)
+    assert (runs.most_bytes_back, runs.container.pull) == (32 << 20, "never")
+    asked = msgspec.structs.replace(untrusted, max_transfer_bytes=1 << 30, container=ContainerOptions(pull="missing"))
+    runs = as_it_runs(asked)
+    assert (runs.most_bytes_back, runs.container.pull) == (1 << 30, "missing")
+    assert as_it_runs(JobRequest(work=CodeWork("1"))).most_bytes_back == 1 << 30
 
 
 def test_a_job_survives_being_written_and_read() -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import pytest
 
+from nodetool_jupyter import places
 from nodetool_jupyter.config import Settings
 from nodetool_jupyter.errors import InvalidRequest, JobNotFinished
+from nodetool_jupyter.frames import Returned
 from nodetool_jupyter.jobs import CodeWork, Job, JobRequest, JobStatus, Reason
 from nodetool_jupyter.keeper import Keeper
 from nodetool_jupyter.manager import JobExecutionManager
+from nodetool_jupyter.runners.base import Swept
 from nodetool_jupyter.stores.base import Change, Owner
 from nodetool_jupyter.stores.memory import MemoryStore
 from nodetool_jupyter.stores.owners import this_process
 from nodetool_jupyter.testing import ScriptedRunner
+from tests.engine.private import until
 
 
 def left_by(store: MemoryStore, owner: Owner, job_id: str) -> Job:
@@ -51,6 +58,28 @@ def test_the_jobs_of_a_manager_that_died_are_ended_as_lost(settings: Settings, s
         ended = manager.wait("left", 30)
         assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.LOST)
         assert [owner.id for owner in store.owners()] == [manager.owner.id]
+
+
+class Untidy(ScriptedRunner):
+    """Fails to look for what is left."""
+
+    def sweep(self, gone: object, *, built_before: float = 0.0) -> Swept:
+        raise OSError("no descriptor is left")
+
+
+def test_housekeeping_that_fails_ends_no_job_and_no_manager(
+    settings: Settings, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    (tmp_path / places.job_root().name).symlink_to(tmp_path)
+    monkeypatch.setattr("nodetool_jupyter.keeper.HEARTBEAT_SECONDS", 0.01)
+    with (
+        JobExecutionManager(settings, store=store, runners=[Untidy(Returned())]) as manager,
+        monkeypatch.context() as unsafe,
+    ):
+        unsafe.setattr("tempfile.tempdir", str(tmp_path))
+        until(lambda: "is not a folder of your own" in caplog.text, "a round has failed")
+        job = manager.submit(JobRequest(work=CodeWork("1"), runner="scripted"))
+        assert manager.wait(job.id, 30).status is JobStatus.COMPLETED
 
 
 def test_the_first_listing_shows_no_dead_managers_job_as_open(

@@ -69,7 +69,7 @@ def test_no_sequence_gets_through_in_one_piece_or_in_two(written: str, cut: int)
 
 
 def test_every_text_of_a_report_is_plain() -> None:
-    bad = "a\x1b]0;x\x07b"
+    bad = "a\x1b]0;x\x07b\r\b"
     sent = [
         Stream(name="stdout", text=bad),
         LogUpdate(content=bad, node_name=bad),
@@ -78,7 +78,12 @@ def test_every_text_of_a_report_is_plain() -> None:
         Raised(bad, bad, traceback=(bad, bad)),
         Display(data={"text/plain": bad}),
     ]
-    assert "\x1b" not in repr(Screen("j", max_bytes=1)(sent)).replace("\\x1b", "\x1b")
+    written, *said, shown = Screen("j", max_bytes=1)(sent)
+    assert not re.search(r"\\x1b", repr([written, said, shown]))
+    assert not re.search(r"\\r|\\x08", repr(said))
+    [bar] = Screen("j", max_bytes=1)([NodeProgress(progress=1, label="9 of\n✔ done")])
+    assert isinstance(bar, NodeProgress)
+    assert bar.label == "9 of ✔ done"
 
 
 @pytest.mark.parametrize(
@@ -170,9 +175,9 @@ def test_long_labels_and_large_json_count_by_their_size() -> None:
     [
         ScriptedRunner(
             Stream(name="stderr", text="x"),
-            exit=Exit(cause="crashed", signal="SIGABRT", detail="Fatal \x1b]52;c;eA==\x07\x1b[2Jend"),
+            exit=Exit(cause="crashed", signal="SIGABRT", detail="Fatal \x1b]52;c;eA==\x07\x1b[2J\rend"),
         ),
-        ScriptedRunner(fail_to_start="The image says \x1b]52;c;eA==\x07\x1b[2Jend"),
+        ScriptedRunner(fail_to_start="The image says \x1b]52;c;eA==\x07\x1b[2J\rend"),
     ],
     ids=["a crash", "a start that failed"],
 )
@@ -185,4 +190,5 @@ def test_how_a_job_ended_is_told_in_plain_text_whatever_it_wrote_last(
         events = manager.events(job.id)
     assert "end" in ended.message
     assert "\x1b" not in ended.message
+    assert "\r" not in ended.message
     assert not any("\\x1b" in repr(event) for event in events)

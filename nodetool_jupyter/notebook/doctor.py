@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ _PACKAGES = (
     "msgspec",
     "sqlalchemy",
 )
+_PASSWORD = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 _GOOD_IPYKERNEL = (7, 4)
 _BOUNDARIES = {"subprocess": "in a sandbox", "docker": "in a container"}
 
@@ -111,6 +113,7 @@ def _store(manager: JobExecutionManager) -> Iterator[str]:
 
 def without_password(url: str) -> str:
     """The URL of a database as it may be shown."""
+    url = _PASSWORD.sub(r"\1…", url)
     scheme, found, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     return f"{scheme}{found}{user.partition(':')[0]}:…@{place}" if at and ":" in user else url

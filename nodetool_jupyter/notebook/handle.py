@@ -16,7 +16,7 @@ import msgspec
 from ..errors import InvalidRequest, JobCancelled, JobFailed, JobNotFinished, NodetoolError, OutputMissing
 from ..events import AnyEvent, Display, JobUpdate, Notification, OutputUpdate, Stream
 from ..frames import Value
-from ..jobs import Job, JobStatus, Reason, ResourceLimits
+from ..jobs import Job, JobStatus, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size
 from ..view import View, begin, final_line, fold_all, settled, view_html
 from ..view.text import first_line
@@ -160,8 +160,8 @@ class JobHandle:
         if self.status is JobStatus.CANCELLED:
             return JobCancelled(self.id, last.message or "Cancelled.", traceback=traceback)
         message = with_hint(last.message or "The job failed.", self.job.request)
-        if last.reason == Reason.START_FAILED:
-            message = with_origin(message, self.job.request, self._session.settings())
+        if last.options:
+            message = with_origin(message, last.options, self.job.request, self._session.settings())
         return JobFailed(self.id, message, traceback=traceback, reason=last.reason or "")
 
     def result(self, timeout: float | None = None) -> Any:

@@ -295,6 +295,8 @@ def _rehoused(session: Session, job: Job, request: JobRequest, given: Namespace)
         container = containers.container_options(changed, session.settings(), request.profile)
         return msgspec.structs.replace(request, container=container, python="" if was.python else request.python)
     pinned = "" if "image" in changed else _image_of(session, job)
+    if request.profile is not was.profile:  # when an image is fetched is the profile's to say, unless somebody does
+        changed = {"pull": containers.container_options({}, session.settings(), request.profile).pull, **changed}
     return msgspec.structs.replace(
         request, container=msgspec.structs.replace(request.container, **{"pinned": pinned, **changed})
     )

@@ -9,8 +9,8 @@ import sys
 _WRONG_IN_ALL = ("was never closed", "unmatched", "does not match opening parenthesis")
 _TEXT_WITH_CODE = re.compile(r"""\b(?:[fFtT][rR]?|[rR][fFtT])['"]|get_ipython\(""")
 _TOKEN = re.compile(
-    r"""#[^\n]*|(?:\b[rRbBuU]{1,2})?(?:\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}(?:[^\\]|\\.)*?'{3}|"(?:[^"\\\n]|\\.)*"|"""
-    r"""'(?:[^'\\\n]|\\.)*')""",
+    r"""#[^\n]*|(?:\b[rRbBuU]{1,2})?(?:\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}(?:[^\\]|\\.)*?'{3}|"(?:[^"\\\n]|\\.)*"?|"""
+    r"""'(?:[^'\\\n]|\\.)*'?)""",
     re.DOTALL,
 )
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*(?!\w|\s*=(?!\s*[=}!:]))")

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ..config import Settings
 from ..containers import ContainerOptions
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, ProfileRefused
 from ..jobs import CodeWork, JobRequest, Profile, ResourceLimits
 from ..quantities import parse_count, parse_duration, parse_memory, parse_number, parse_size, parse_timeout
 from . import container_options
@@ -55,7 +55,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--job",), {"metavar": "NAME", "help": "bind the job's handle to this name; `_job` is always the last one"}),
     (("--progress",), {"metavar": "HOW", "help": "how it is shown: auto, card, text or none"}),
     (("--max-output",), {"metavar": "SIZE", "help": "output shown in the notebook (1m); `%%nodetool logs` has all"}),
-    (("--max-transfer",), {"metavar": "SIZE", "help": "largest value that may travel (1g)"}),
+    (("--max-transfer",), {"metavar": "SIZE", "help": "largest value that may travel (1g; untrusted: 32m back)"}),
     (("--no-raise",), {"action": "store_true", "help": "the cell does not fail when the job does"}),
     (("--dry-run",), {"action": "store_true", "help": "show the plan, limits and isolation; start nothing"}),
     (("--best-effort",), {"action": "store_true", "default": None, "help": "run even where a limit can't be held"}),
@@ -175,7 +175,7 @@ class Options(Struct, frozen=True):
     job: str
     progress: str
     max_output_bytes: int
-    max_transfer_bytes: int
+    max_transfer_bytes: int | None
     raises: bool
     dry_run: bool
     container: ContainerOptions
@@ -194,7 +194,7 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
         background=settings["background"] if given.background is None else given.background,
-        limits=_all_limits(given, settings, runner),
+        limits=_all_limits(given, settings, runner, Profile(profile)),
         python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
         env=tuple(given.env or ()),
@@ -206,7 +206,7 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         job=job,
         progress=progress,
         max_output_bytes=_given(given.max_output, parse_size, "--max-output") or _DEFAULTS.max_output_bytes,
-        max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer") or _DEFAULTS.max_transfer_bytes,
+        max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer"),
         raises=not given.no_raise,
         dry_run=given.dry_run,
         container=_container(given, settings, runner, Profile(profile)),
@@ -235,11 +235,21 @@ def _bindable(job: str) -> str:
     return job
 
 
-def _all_limits(given: Namespace, settings: Settings, runner: str) -> ResourceLimits:
+def _all_limits(given: Namespace, settings: Settings, runner: str, profile: Profile) -> ResourceLimits:
     asked = limits(given)
+    _check_ends(given, asked, profile)
     if given.timeout is None and settings["timeout"]:
         asked = msgspec.structs.replace(asked, wall_seconds=settings["timeout"])
     return container_options.docker_limits(asked, settings) if runner == "docker" else asked
+
+
+def _check_ends(given: Namespace, asked: ResourceLimits, profile: Profile) -> None:
+    if profile is Profile.UNTRUSTED and given.timeout is not None and asked.wall_seconds is None:
+        raise ProfileRefused(
+            "NT-S03",
+            "--timeout none does not go with --profile untrusted. Give it a time, as in --timeout 1h, or use "
+            "--profile default. Nothing was started.",
+        )
 
 
 def _container(given: Namespace, settings: Settings, runner: str, profile: Profile) -> ContainerOptions:
@@ -298,6 +308,7 @@ def changes(given: Namespace, request: JobRequest) -> dict[str, Any]:
     if given.profile and given.profile not in tuple(Profile):
         raise InvalidRequest(f"--profile {given.profile!r} is not one of {', '.join(Profile)}.")
     found = {name: make() for name, make in plain.items()}
+    _check_ends(given, asked, found["profile"] or request.profile)
     return {**changed, **{name: value for name, value in found.items() if value is not None}}
 
 

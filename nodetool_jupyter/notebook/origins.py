@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..config import Settings
 from ..errors import Refused
 from ..jobs import JobRequest
-
-_FLAGS = {
-    "--image": "docker_image",
-    "--pull": "docker_pull",
-    "--user": "docker_user",
-    "--gpus": "docker_gpus",
-    "--network": "docker_network",
-    "--memory": "docker_memory",
-    "--cpus": "docker_cpus",
-    "--pids-limit": "docker_pids",
-    "--shm-size": "docker_shm_size",
-}
 
 
 @contextmanager
@@ -29,36 +16,33 @@ def origins_named(request: JobRequest, settings: Settings) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        error.args = (with_origin(str(error), request, settings), *error.args[1:])
+        error.args = (with_origin(str(error), error.options, request, settings), *error.args[1:])
         raise
 
 
-def with_origin(message: str, request: JobRequest, settings: Settings) -> str:
-    """What was said about a request, after where the option that it speaks of is set, if it is."""
-    origin = _origin(message, request, settings) if request.runner == "docker" else ""
+def with_origin(message: str, options: Sequence[str], request: JobRequest, settings: Settings) -> str:
+    """What was said about a request, after where one of the options that it is about is set, if one is."""
+    origin = _origin(options, request, settings) if request.runner == "docker" else ""
     return f"{origin}: {message}" if origin else message
 
 
-def _origin(message: str, request: JobRequest, settings: Settings) -> str:
-    options, limits = request.container, request.limits
+def _origin(options: Sequence[str], request: JobRequest, settings: Settings) -> str:
+    container, limits = request.container, request.limits
     asked = {
-        "--image": options.image,
-        "--pull": options.pull,
-        "--user": options.user,
-        "--gpus": options.gpus,
-        "--network": options.network,
-        "--memory": limits.memory_bytes,
-        "--cpus": limits.cpus,
-        "--pids-limit": limits.pids,
-        "--shm-size": limits.shm_bytes,
+        "--image": ("docker_image", container.image),
+        "--pull": ("docker_pull", container.pull),
+        "--user": ("docker_user", container.user),
+        "--gpus": ("docker_gpus", container.gpus),
+        "--network": ("docker_network", container.network),
+        "--memory": ("docker_memory", limits.memory_bytes),
+        "--cpus": ("docker_cpus", limits.cpus),
+        "--pids-limit": ("docker_pids", limits.pids),
+        "--shm-size": ("docker_shm_size", limits.shm_bytes),
     }
-    sentence = f"{message} ".partition(". ")[0]
-    for flag, name in _FLAGS.items():
-        # what else is said names options as remedies; that of a missing image is the policy itself
-        told = re.search(rf"(?<![\w-]){flag}(?![\w-])", message if flag == "--pull" else sentence)
+    for name, value in (asked[option] for option in options if option in asked):
         if name in settings.unread or settings.origin(name) == "default":
             continue
-        if told and asked[flag] == settings[name]:
+        if value == settings[name]:
             return _in_words(name, settings.origin(name))
     return ""
 

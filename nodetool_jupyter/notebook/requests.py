@@ -155,7 +155,7 @@ def encode_inputs(
 
     values = []
     files: set[str] = set()
-    most = request.max_transfer_bytes
+    most = request.most_bytes_in
     for name in names:
         fields, buffers = encode_input(name, namespace[name], max_bytes=most, other_python=other_python, files=files)
         values.append(Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
@@ -167,7 +167,7 @@ def travels(name: str, value: object, request: JobRequest, other_python: str) ->
     from ..worker.pickled import encode_input
 
     try:
-        encode_input(name, value, max_bytes=request.max_transfer_bytes, other_python=other_python)
+        encode_input(name, value, max_bytes=request.most_bytes_in, other_python=other_python)
     except ValueCannotTravel:
         return False
     return True

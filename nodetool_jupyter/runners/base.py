@@ -125,12 +125,16 @@ class Sweeper(Protocol):
 
 @runtime_checkable
 class Reserver(Protocol):
-    """A runner with things that only one job may have at a time. Both methods are called on the manager's loop.
+    """A runner with things that only one job may have at a time. All methods are called on the manager's loop.
 
     reserves: what such a thing is called, as in "a GPU".
     """
 
     reserves: str
+
+    def wants(self, job: Job) -> str:
+        """Equal for jobs of which none can have what it must have when one can't; "" for those that need nothing."""
+        ...
 
     def reserve(self, job: Job) -> bool:
         """Keep for a queued job what it must have for itself; false while others have it. Returns at once.
@@ -145,7 +149,11 @@ class Reserver(Protocol):
 
 
 class WorkerNotStarted(Exception):
-    """The worker could not be started; the text says why and what to do."""
+    """The worker could not be started; the text says why and what to do. options: as `Refused` has them."""
+
+    def __init__(self, text: str, *, options: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.options = options
 
 
 class WorkerNotGone(WorkerNotStarted):

@@ -85,8 +85,9 @@ def _memory(peak_bytes: int, limits: ResourceLimits, defaults: Mapping[str, floa
 
 def _of_the_profile(limit: str, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:
     """Which limit it was when nobody asked for one."""
-    asked = getattr(limits, limit) is not None
-    return "" if asked or limit not in defaults else f"The profile's limit is {limit_text(limit, defaults[limit])}."
+    if getattr(limits, limit) is not None or limit not in defaults:
+        return ""
+    return f"The profile's limit is {limit_text(limit, defaults[limit])}{' and threads' * (limit == 'pids')}."
 
 
 def _refused(count: int, limits: ResourceLimits, defaults: Mapping[str, float]) -> str:

@@ -31,7 +31,7 @@ PINNED = "processor affinity, which the filter of system calls keeps"
 WITHOUT_GROUPS = {
     "wall_seconds": "timer",
     "memory_bytes": "RLIMIT_DATA and a watch, without what the kernel buffers",
-    "pids": "a watch on the number of processes",
+    "pids": "a watch on the number of processes and threads",
     "cpu_seconds": "RLIMIT_CPU and a watch on the whole tree",
     "open_files": "RLIMIT_NOFILE",
     "file_size_bytes": "RLIMIT_FSIZE",

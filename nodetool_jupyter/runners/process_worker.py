@@ -54,7 +54,7 @@ class ProcessWorker:
         self._folder = order["folder"]
         self._channel = streams.channel
         grace = job.request.grace_seconds
-        self._inflow = Inflow(streams, max_body_bytes=job.request.max_transfer_bytes, grace_seconds=grace)
+        self._inflow = Inflow(streams, max_body_bytes=job.request.most_bytes_back, grace_seconds=grace)
         self._outflow = Outflow(self._channel)
         self._started: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()

@@ -33,6 +33,6 @@ def run_frame(
             "environ": dict(environ or {}),
             "secrets": dict(parcel.secrets),
             "sources": dict(parcel.sources),
-            "max_transfer_bytes": request.max_transfer_bytes,
+            "max_transfer_bytes": request.most_bytes_back,
         }
     )

@@ -64,25 +64,26 @@ class LoopWatch:
 class UsageWatch:
     """Reports the processor time of a thread once a second, where the system can tell it."""
 
-    def __init__(self, thread: threading.Thread, report: Callable[[Report], None]) -> None:
-        self._thread = thread
+    def __init__(self, report: Callable[[Report], None]) -> None:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._clock: int | None = None
         self._timer = self._loop.call_later(_USAGE_SECONDS, self._look)
+
+    def follow_this_thread(self) -> None:
+        """Called on the job's own: to ask for the clock of one that has just ended can crash the process."""
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def end(self) -> None:
         """The thread is gone."""
         self._timer.cancel()
 
     def _look(self) -> None:
-        if not hasattr(time, "pthread_getcpuclockid") or not self._thread.is_alive() or self._thread.ident is None:
-            return
-        if self._clock is None:
-            self._clock = time.pthread_getcpuclockid(self._thread.ident)
-        try:
-            seconds = time.clock_gettime(self._clock)
-        except OSError:  # it has just ended
-            return
-        self._report(UsageUpdate(cpu_seconds=seconds))
+        if self._clock is not None:
+            try:
+                seconds = time.clock_gettime(self._clock)
+            except OSError:  # it has just ended
+                return
+            self._report(UsageUpdate(cpu_seconds=seconds))
         self._timer = self._loop.call_later(_USAGE_SECONDS, self._look)

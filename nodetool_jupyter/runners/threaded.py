@@ -128,7 +128,7 @@ class ThreadedWorker:
         self.filename = work.filename if work.filename != "<cell>" else f"<cell {job.id[:8]}>"
         self._ended = asyncio.Event()
         self._mailbox = Mailbox(asyncio.get_running_loop(), self._ended.set)
-        self._inside = Inside(self._mailbox, _pack, max_bytes=job.request.max_transfer_bytes)
+        self._inside = Inside(self._mailbox, _pack, max_bytes=job.request.most_bytes_back)
         self._inside.folder = self._temporary_folder
         self._folder = ""
         self._interruptible = Interruptible()
@@ -137,14 +137,13 @@ class ThreadedWorker:
             target=context.run, args=(self._run_in_thread,), name=f"nodetool-{job.id[:8]}", daemon=True
         )
         self._stop: Stop | None = None
-        self._usage: UsageWatch | None = None
+        self._usage = UsageWatch(self._mailbox.post)
         self._loop_watch = LoopWatch(self._thread, self._mailbox.post)
         self._returned = False
         self._is_async = False
 
     def start(self) -> None:
         """Start the thread."""
-        self._usage = UsageWatch(self._thread, self._mailbox.post)
         self._thread.start()
 
     def isolation(self) -> ev.Isolation:
@@ -176,12 +175,12 @@ class ThreadedWorker:
         self._mailbox.abandon()
         if self._stop is not None:
             self._stop.end()
-        if self._usage is not None:
-            self._usage.end()
+        self._usage.end()
         thread_capture.release()
 
     def _run_in_thread(self) -> None:
         claim_context(self._inside)
+        self._usage.follow_this_thread()
         before = Snapshot()
         error = self._run_interruptibly()
         self._loop_watch.end()

@@ -13,7 +13,7 @@ _TOKEN = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[^\[\]\x1b]|\r|\x08|[^\x1b\r\x08]+", re.DOTALL
 )
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b\n]*\x1b?)?\Z")
-_MOST_UNFINISHED = 256
+_MOST_UNFINISHED, _MOST_COLOUR = 256, 1_000
 _ESCAPES_OF_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -97,7 +97,7 @@ def _write_segment(lines: Lines, segment: str, most_columns: int = MOST_COLUMNS)
             column, colour = _put(cells, column, colour, piece, most_columns), ""
             beyond = max(beyond, column - most_columns)
         elif piece.endswith("m") and piece[1] == "[":
-            colour += piece
+            colour += piece if len(colour) < _MOST_COLOUR else ""
         elif piece.endswith("K") and piece[1] == "[":
             _erase(cells, column, piece[2:-1])
             beyond = {"1": beyond, "2": 0}.get(piece[2:-1], min(beyond, max(0, column - most_columns)))

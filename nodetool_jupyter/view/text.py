@@ -45,7 +45,7 @@ def final_text(view: View, *, stable: bool = False) -> str:
 
 def warning_lines(view: View) -> list[str]:
     """Each of `warnings` on a line of its own."""
-    return [f"  {note.severity}: {note.content}" for note in warnings(view)]
+    return [f"  {note.severity}: {_beside(note.content, 4)}" for note in warnings(view)]
 
 
 def warnings(view: View) -> list[Note]:
@@ -148,9 +148,14 @@ def view_text(view: View, now: float, *, stable: bool = False) -> str:
     facts += isolation_rows(view.isolation, view.limits, stable=stable) if view.isolation else []
     facts += [("came back", ", ".join(one.name for one in view.returned)), ("cause", view.message)]
     facts += [] if stable else [("stop", receipt_text(view))]
-    lines += [f"  {name:<10} {value}" for name, value in facts if value]
-    lines += [f"  {note.severity:<10} {note.content}" for note in view.notes]
+    lines += [f"  {name:<10} {_beside(value)}" for name, value in facts if value]
+    lines += [f"  {note.severity:<10} {_beside(note.content)}" for note in view.notes]
     return "\n".join(lines)
+
+
+def _beside(text: str, columns: int = 13) -> str:
+    """Further lines stand below the first, so that what a job says does not look like what is said of it."""
+    return text.replace("\n", f"\n{' ' * columns}")
 
 
 def receipt_text(view: View) -> str:

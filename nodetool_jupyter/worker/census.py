@@ -31,7 +31,7 @@ class Census:
         return {each.pid: each for each in self.jobs.values() if each.alive}
 
     def members(self, supervised: Supervised) -> set[int]:
-        """Every living process of the job."""
+        """Every living process of the job, as `tree.speaker` has it."""
         strays = self._strays(supervised)
         found = supervised.group.members() if supervised.group else set()
         if supervised.alive:
@@ -43,9 +43,9 @@ class Census:
         living = set()
         for pid in found:
             process = table.get(pid) or tree.look(pid)
-            if process and process.state not in "ZX":
+            if process and process.lives:
                 supervised.seen[pid] = process.start
-                living.add(pid)
+                living.add(tree.speaker(process))
         return living
 
     def _strays(self, supervised: Supervised) -> set[int]:
@@ -55,7 +55,7 @@ class Census:
 
     def _is_of(self, supervised: Supervised, pid: int) -> bool:
         process = tree.look(pid)
-        if process is None or process.state in "ZX" or process.session in self.apart:
+        if process is None or not process.lives or process.session in self.apart:
             return False
         owner = self._owner(process)
         if owner:

@@ -6,6 +6,7 @@ Groups are made below the one that this process is in, so a job never escapes a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from . import tree
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 _PATIENCE_SECONDS, _LOOK_SECONDS = 1.0, 0.002
 _PERIOD = 100_000
+_probes = itertools.count()
 _NAME = re.compile(r"nodetool-.+-(\d+)-(\d+)-(\d+)")
 
 
@@ -64,7 +66,7 @@ def find() -> list[Hierarchy]:
 def _own_paths() -> dict[str, str]:
     """The group of this process by controller; version 2 under ""."""
     paths = {}
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in _lines("/proc/self/cgroup"):
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             paths[name] = path
@@ -73,7 +75,7 @@ def _own_paths() -> dict[str, str]:
 
 def _mounts() -> list[tuple[int, frozenset[str], str, str]]:
     mounts = []
-    for line in _read("/proc/self/mountinfo").splitlines():
+    for line in _lines("/proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
         if kind[0] == "cgroup2":
@@ -92,7 +94,7 @@ def _is_within(path: str, root: str) -> bool:
 
 
 def _can_make(folder: str) -> bool:
-    probe = f"{folder}/nodetool-probe-{_maker()}"
+    probe = f"{folder}/nodetool-probe-{next(_probes)}-{_maker()}"  # another thread may be at it, too
     try:
         os.mkdir(probe)
     except OSError:
@@ -132,7 +134,7 @@ def remove_stale(hierarchies: list[Hierarchy]) -> None:
             if not match or int(match[1]) != namespace:
                 continue
             maker = tree.look(int(match[2]))
-            if maker is None or maker.start != int(match[3]) or maker.state in "ZX":
+            if maker is None or maker.start != int(match[3]) or not maker.lives:
                 _remove(f"{hierarchy.folder}/{name}", until)
 
 
@@ -288,9 +290,14 @@ def _members(folder: str) -> set[int]:
 
 def _read(path: str) -> str:
     try:
-        return tree.read(path).decode()
+        return os.fsdecode(tree.read(path))
     except OSError:
         return ""
+
+
+def _lines(path: str) -> list[str]:
+    """As the kernel ends them: names of groups and folders may hold whatever else ends a line somewhere."""
+    return list(filter(None, _read(path).split("\n")))
 
 
 def _write(path: str, text: str) -> None:

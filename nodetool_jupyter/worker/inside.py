@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from .current import current
 
@@ -116,6 +118,8 @@ def save(path: P) -> P:
     if inside is None:
         return path
     name = os.path.basename(os.fspath(path))
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # to open it waits for whoever writes
+        raise OSError(errno.EINVAL, "A pipe can't come back from the job. Read it, and save what came", os.fspath(path))
     with open(path, "rb") as file:
         _check(inside, name, os.fstat(file.fileno()).st_size)
         came = False

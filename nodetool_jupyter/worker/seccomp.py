@@ -58,7 +58,8 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "lookup_dcookie": (212, 18),
     "fanotify_init": (300, 262),
     "personality": (135, 92),
-    # the machine itself
+    # the machine itself; of contexts for input and output at once all programs together have so many
+    "io_setup": (206, 0),
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
     "init_module": (175, 105),
@@ -74,6 +75,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
 }
+"""Calls that fail with EPERM, with their numbers on x86_64 and aarch64."""
 UNCOUNTED: dict[str, tuple[int, int]] = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
@@ -85,7 +87,6 @@ UNCOUNTED: dict[str, tuple[int, int]] = {
 }
 """Calls for memory that is no process's own: refused where only a watch over the processes limits it."""
 IN_WORDS = f"{len(REFUSED)} system calls refused"
-"""Calls that fail with EPERM, with their numbers on x86_64 and aarch64."""
 
 _PINNED = (203, 122)  # sched_setaffinity
 _CLONE, _CLONE3 = (56, 220), (435, 435)

@@ -64,7 +64,8 @@ class Supervised:
         self._killed_for = ""
         self._peak = 0
         self._leader_peak = 0
-        self._cpu_seconds = 0.0
+        self._cpu_seconds = self._gone_seconds = 0.0
+        self._own: dict[tuple[int, int], float] = {}
         self._evidence = Evidence(0, 0, 0)
         self._next_watch = 0.0
         self._next_usage = math.inf
@@ -135,7 +136,8 @@ class Supervised:
             memory, cpu = used
         else:
             memory = tree.memory_bytes(pids)
-            cpu = sum(process.cpu_seconds for process in map(tree.look, pids) if process)
+            there = [process for process in map(tree.look, pids) if process]
+            cpu = max(sum(process.cpu_seconds for process in there), self._all_own_seconds(there))
         self._peak = max(self._peak, memory)
         self._cpu_seconds = max(self._cpu_seconds, cpu)
         return {
@@ -144,6 +146,13 @@ class Supervised:
             "cpu_seconds": self._cpu_seconds,
             "processes": len(pids),
         }
+
+    def _all_own_seconds(self, there: list[tree.Process]) -> float:
+        """Processor time of everybody who was ever seen: a parent that ignores its children inherits none of theirs."""
+        own = {(process.pid, process.start): process.own_seconds for process in there}
+        self._gone_seconds += sum(seconds for who, seconds in self._own.items() if who not in own)
+        self._own = own
+        return self._gone_seconds + sum(own.values())
 
     def receipt(self) -> dict[str, Any]:
         """How it ended: the leader's status, what was sent when to how many, and what the kernel counted."""
@@ -230,22 +239,22 @@ class Supervised:
 
     def _watch(self, now: float, members: Members) -> None:
         """End the job where it passed a limit that nothing else holds."""
-        used = self.usage(members)
-        if used["processes"] > self._watched.get("pids", math.inf):
+        pids = members()  # once: without groups every process of the machine is looked at
+        used = self.usage(lambda: pids)
+        if "pids" in self._watched and tree.count_threads(pids) > self._watched["pids"]:
             self._killed_for = "pids"
         elif used["cpu_seconds"] >= self._watched.get("cpu_seconds", math.inf):
             self._killed_for = "cpu_seconds"
-        elif self._passes_memory(used["memory_bytes"], members):
+        elif self._passes_memory(used["memory_bytes"], pids):
             self._killed_for = "memory_bytes"
         if self._killed_for:
             self._begin_kill(now)
 
-    def _passes_memory(self, resident_bytes: int, members: Members) -> bool:
+    def _passes_memory(self, resident_bytes: int, pids: set[int]) -> bool:
         """Counts what is resident, and what is held without that; in a sandbox there is no shared memory to hold."""
         most = self._watched.get("memory_bytes", math.inf)
         if most == math.inf:
             return False
-        pids = members()
         beside = nonresident.of_processes(pids) + sum(map(nonresident.in_sockets, self._inside_of(pids)))
         shared = 0 if self._enclosed else nonresident.shared(pids, self.seen.keys())
         if resident_bytes + beside + shared <= most:

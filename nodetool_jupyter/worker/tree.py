@@ -15,7 +15,10 @@ TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Process(NamedTuple):
-    """One line of `/proc/PID/stat`; `start` (ticks since boot) tells it from a later one with its number."""
+    """One line of `/proc/PID/stat`; `start` (ticks since boot) tells it from a later one with its number.
+
+    cpu_seconds: with what its children left when it waited for them; own_seconds: without.
+    """
 
     pid: int
     state: str
@@ -23,7 +26,14 @@ class Process(NamedTuple):
     group: int
     session: int
     cpu_seconds: float
+    own_seconds: float
+    threads: int
     start: int
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs; one whose first thread has ended looks like a zombie while others go on."""
+        return self.state not in "ZX" or self.threads > 1
 
 
 def read(path: str) -> bytes:
@@ -42,9 +52,11 @@ def look(pid: int) -> Process | None:
     """The process, or `None` when there is none with this number (any more)."""
     try:
         fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        cpu_ticks = sum(int(ticks) for ticks in fields[11:15])
+        own = int(fields[11]) + int(fields[12])
+        inherited = int(fields[13]) + int(fields[14])
         state, ppid, group, session = fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3])
-        return Process(pid, state, ppid, group, session, cpu_ticks / TICKS, int(fields[19]))
+        seconds = (own + inherited) / TICKS, own / TICKS
+        return Process(pid, state, ppid, group, session, *seconds, int(fields[17]), int(fields[19]))
     except (OSError, IndexError, ValueError):
         return None
 
@@ -53,6 +65,17 @@ def everyone() -> dict[int, Process]:
     """Every process that can be seen, by number."""
     found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return {process.pid: process for process in found if process}
+
+
+def speaker(process: Process) -> int:
+    """The number under which the kernel tells what a process holds: another thread's where its first has ended."""
+    if process.state not in "ZX":
+        return process.pid
+    try:
+        threads = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")}
+    except OSError:
+        return process.pid
+    return next(iter(threads - {process.pid}), process.pid)
 
 
 def below(roots: Iterable[int], table: dict[int, Process]) -> set[int]:
@@ -107,7 +130,7 @@ def job_of(pid: int) -> str:
 
 def of_job(job: str) -> list[int]:
     """Every living process whose environment says that it belongs to the job; zombies don't count."""
-    found = (process.pid for process in everyone().values() if process.state != "Z")
+    found = (speaker(process) for process in everyone().values() if process.lives)
     return [pid for pid in found if job_of(pid) == job]
 
 
@@ -131,6 +154,11 @@ def send(pids: Iterable[int], number: int) -> int:
         except (ProcessLookupError, PermissionError):
             continue
     return count
+
+
+def count_threads(pids: Iterable[int]) -> int:
+    """How many threads the processes have altogether, which is what the kernel's own limits count."""
+    return sum(process.threads for process in map(look, pids) if process)
 
 
 def memory_bytes(pids: Iterable[int]) -> int:

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ TAKEN = b"+"
 OWN = ("process", "display", "execute", "tracebacks", "values", "transfer", "pickled", "channel", "progress", "logs")
 ALWAYS = ("cloudpickle", "linecache", "traceback", "IPython.core.interactiveshell", "IPython.display")
 _PROBE_SECONDS = 60
+_ADOPTED_SECONDS = 0.0005
 _getenv = ctypes.CDLL(None).getenv
 _getenv.restype = ctypes.c_void_p
 
@@ -119,9 +121,10 @@ def _fork_idle(control: socket.socket, number: int, groups: Sequence[str]) -> No
     """Have a child that offers itself; raises `OSError` when there can't be one."""
     between = os.fork()
     if between == 0:
+        me = os.getpid()
         try:
             if os.fork() == 0:
-                _wait_for_order(_offer(control, number, groups))
+                _wait_for_order(_offer(control, number, groups, between=me))
             os._exit(0)
         finally:
             os._exit(1)
@@ -129,7 +132,7 @@ def _fork_idle(control: socket.socket, number: int, groups: Sequence[str]) -> No
         raise ChildProcessError("no child could be forked")
 
 
-def _offer(control: socket.socket, number: int, groups: Sequence[str]) -> socket.socket:
+def _offer(control: socket.socket, number: int, groups: Sequence[str], *, between: int) -> socket.socket:
     """Join the groups, which keeps the kernel busy for milliseconds, and tell the supervisor where orders are taken."""
     orders, theirs = socket.socketpair()
     try:
@@ -137,6 +140,8 @@ def _offer(control: socket.socket, number: int, groups: Sequence[str]) -> socket
         joined = True
     except OSError:
         joined = False
+    while os.getppid() == between:  # which is just ending: who gets a job before then takes itself for an orphan
+        time.sleep(_ADOPTED_SECONDS)
     data = json.dumps({"pid": os.getpid(), "number": number, "joined": joined}).encode()
     with control, theirs:
         socket.send_fds(control, [PREFIX.pack(len(data)) + data], [theirs.fileno()])

@@ -29,6 +29,15 @@ for n in range(6000):
     time.sleep(0.1)
 """
 
+OVERLAPS = """card => {
+  const rows = [...card.children].filter(row => row.offsetHeight).map(row => {
+    const text = document.createRange();
+    text.selectNodeContents(row);
+    return {name: row.className, top: row.getBoundingClientRect().top, bottom: text.getBoundingClientRect().bottom};
+  });
+  return rows.slice(1).filter((row, n) => rows[n].bottom > row.top + 1).map(row => row.name);
+}"""
+
 
 @pytest.fixture(scope="session")
 def server(browser: Browser, run_engine: Engine) -> Iterator[Server]:
@@ -74,6 +83,9 @@ def test_the_card_shows_what_a_container_uses_may_use_and_is_kept_from(
     shoot()
     contrasts = shown.evaluate(CONTRAST)
     assert {name: ratio for name, ratio in contrasts.items() if ratio < 3.5} == {}
+    page.set_viewport_size({"width": 720, "height": 900})
+    shoot("narrow")
+    assert shown.evaluate(OVERLAPS) == []
     shown.get_by_role("button", name="Cancel").click()
     opened.wait_for_end(1)
     expect(folded(opened, 1, "cancelled")).to_be_visible()

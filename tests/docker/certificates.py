@@ -8,19 +8,24 @@ from pathlib import Path
 
 from tests.components import require
 
+_OF_WHOM = "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+
 
 def authority(folder: Path) -> None:
     """Make the folder, and an authority in it: `ca.pem`."""
     require("openssl", shutil.which("openssl"), "apt-get install openssl")
     folder.mkdir()
     ending = ["-x509", "-nodes", "-days", "2", "-subj", "/CN=tests", "-keyout", "ca-key.pem", "-out", "ca.pem"]
-    _openssl(folder, "req", "-newkey", "rsa:2048", *ending)
+    # from 3.13 on, Python wants to be told what a key is for
+    _openssl(folder, "req", "-newkey", "rsa:2048", *ending, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
 
 
 def certificate(folder: Path, name: str, *, server: bool) -> None:
     """Make NAME.pem and NAME-key.pem, signed by the folder's authority."""
     use = "serverAuth\nsubjectAltName=IP:127.0.0.1" if server else "clientAuth"
-    (folder / "extensions").write_text(f"extendedKeyUsage={use}\n")
+    (folder / "extensions").write_text(
+        f"keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage={use}\n{_OF_WHOM}"
+    )
     asked = ["-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}-key.pem", "-out", f"{name}.csr"]
     _openssl(folder, "req", "-newkey", "rsa:2048", *asked)
     signed = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2", "-extfile", "extensions"]

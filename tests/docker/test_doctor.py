@@ -24,9 +24,9 @@ OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Rele
 FILES = {
     "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.4.20240"}}',
     "usr/lib/x86_64-linux-gnu/libcudnn.so.9.1.0": "",
-    "usr/local/lib/python3.11/dist-packages/torch-2.5.1+cu124.dist-info/METADATA": "",
-    "usr/local/lib/python3.11/dist-packages/jax-0.4.35.dist-info/METADATA": "",
-    "usr/local/lib/python3.11/dist-packages/nvidia_cudnn_cu12-9.1.0.70.dist-info/METADATA": "",
+    f"usr/local/lib/python{images.PYTHON}/dist-packages/torch-2.5.1+cu124.dist-info/METADATA": "",
+    f"usr/local/lib/python{images.PYTHON}/dist-packages/jax-0.4.35.dist-info/METADATA": "",
+    f"usr/local/lib/python{images.PYTHON}/dist-packages/nvidia_cudnn_cu12-9.1.0.70.dist-info/METADATA": "",
     "opt/ComfyUI/comfyui_version.py": '__version__ = "0.3.10"\n',
 }
 
@@ -72,7 +72,9 @@ def test_the_default_image_is_held_against_the_kernels_python(
 ) -> None:
     monkeypatch.setattr("platform.python_version_tuple", lambda: ("3", "11", "7"))
     said = list(engine_report(runner, images.DEFAULT, "missing"))
-    assert any(line.startswith(f"default image     {images.DEFAULT} (") and "Python 3.11." in line for line in said)
+    assert any(
+        line.startswith(f"default image     {images.DEFAULT} (") and f"Python {images.PYTHON}." in line for line in said
+    )
     assert not [line for line in said if line.startswith("!")]
     monkeypatch.setattr("platform.python_version_tuple", lambda: ("3", "13", "0"))
     [warning] = [line for line in engine_report(runner, images.DEFAULT, "missing") if line.startswith("!")]

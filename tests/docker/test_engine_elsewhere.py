@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from nodetool_jupyter.jobs import JobStatus, Profile
 from nodetool_jupyter.runners.docker.endpoint import SOCKET, endpoint
 from nodetool_jupyter.runners.docker.engine import Engine as Asked
 from nodetool_jupyter.runners.docker.engine import EngineUnavailable
+from nodetool_jupyter.runners.docker.lines import opened_events
 from tests.docker.certificates import authority, certificate, for_client
 from tests.docker.jobs import SLEEP, Jobs, kept_environ
 from tests.docker.jobs import jobs_on as jobs_here
@@ -69,6 +73,8 @@ def test_jobs_run_there_as_they_do_here(jobs: Jobs) -> None:
     assert job.status is JobStatus.COMPLETED, job.message
     assert text(events).count("\n") > 1
     known = waiting(jobs)
+    [box] = [one.box for one in jobs.manager.runner("docker")._pool._waiting]  # type: ignore[attr-defined]
+    assert box.connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), "a job may say nothing for hours"
     job, _ = jobs.run("y = bytes(3 << 20)", outputs=("y",), grace_seconds=5.0)
     assert job.status is JobStatus.COMPLETED, job.message
     assert jobs.container_of(job) in known, "a container that waits is not taken for one that speaks"
@@ -144,6 +150,26 @@ def test_an_address_that_is_none_says_what_to_write(host: str, said: str) -> Non
     found = refusal({"DOCKER_HOST": host})
     assert said in found
     assert "word@" not in found
+
+
+def test_a_process_with_too_many_files_open_is_not_told_to_start_an_engine() -> None:
+    asked = Asked({})
+
+    def fail(client: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    asked._version = "1.41"  # as of one that answered before
+    with pytest.raises(EngineUnavailable, match=r"too many files open .* Run fewer jobs at once, or allow more"):
+        asked.ask(fail)
+    asked.close()
+
+
+def test_a_stream_of_an_engine_that_is_gone_by_then_is_told_like_a_call() -> None:
+    asked = Asked({"DOCKER_HOST": "tcp://127.0.0.1:1"})
+    asked._version = "1.41"  # as of one that answered before
+    with pytest.raises(EngineUnavailable, match=r"no engine answers at .*: connection refused"):
+        asked.ask(lambda client: opened_events(client, {}, seconds=3.0))
+    asked.close()
 
 
 @pytest.mark.parametrize(

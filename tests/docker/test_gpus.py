@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -259,6 +260,17 @@ def test_a_job_that_waits_for_a_gpu_keeps_no_other_from_running(
             assert jobs.manager.cancel(waiting.pop().id)
         assert jobs.end(waiting[0])[0].status.final
     assert enough("all") == ("0", "1"), "nobody has a lease any more"
+
+
+def test_a_job_whose_gpu_can_not_be_kept_fails_and_no_other_with_it(
+    jobs: Jobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "present", lambda: TWO)
+    (folder / f"nodetool-{os.geteuid()}-leases").symlink_to(folder)
+    job, _ = jobs.run("1", container=ContainerOptions(gpus="1"))
+    assert job.reason is Reason.START_FAILED
+    assert "is not a folder of your own. Remove it, or set TMPDIR" in job.message
+    assert jobs.run("1")[0].status is JobStatus.COMPLETED
 
 
 def test_what_was_kept_for_a_job_that_is_cancelled_before_its_start_is_free(folder: Path) -> None:

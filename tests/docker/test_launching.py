@@ -239,6 +239,18 @@ def test_a_rerun_into_a_container_takes_its_settings(scripted: Session, monkeypa
     assert (again.container.network, again.container.user) == ("none", "7")
 
 
+def test_a_rerun_in_another_profile_fetches_images_as_that_one_does(scripted: Session) -> None:
+    first = ended(run("1", runner="docker")).job
+
+    def pull(job_id: str, words: str) -> str:
+        verb(scripted, ["rerun", job_id, "--no-raise", *words.split()])
+        return scripted.manager.resolve("-1").request.container.pull
+
+    assert (first.request.container.pull, pull(first.id, "--profile untrusted")) == ("missing", "never")
+    assert pull("-1", "--profile default") == "missing"
+    assert pull(first.id, "--profile untrusted --pull missing") == "missing"
+
+
 def test_a_rerun_on_the_line_takes_the_options_of_the_jobs_own_runner(scripted: Session) -> None:
     job = ended(run("1", runner="docker"))
     verb(scripted, ["rerun", job.id, "--image", "python:3.12-slim", "--no-raise"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ import docker
 import msgspec
 import pytest
 
+from nodetool_jupyter import places
 from nodetool_jupyter.housekeeping import prune, sweep_runners
 from nodetool_jupyter.runners.base import Swept
+from nodetool_jupyter.runners.docker.leases import take
 from nodetool_jupyter.runners.docker.runner import DockerRunner
 from nodetool_jupyter.stores.base import Owner
 from nodetool_jupyter.stores.memory import MemoryStore
@@ -203,6 +206,19 @@ def test_an_engine_that_is_not_there_costs_nothing_and_is_not_mentioned(tmp_path
         "assert 'docker' not in sys.modules and 'requests' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, f"unix://{tmp_path}/none.sock"], check=True)
+
+
+def test_the_lease_of_a_build_that_was_killed_goes_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = [descriptor for name in ("image-left", "gpu-0", "image-held") if (descriptor := take(name)) is not None]
+    for descriptor in held[:2]:
+        os.close(descriptor)
+    runner = DockerRunner({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}, labels={"nodetool.owner": "x"})
+    assert sweep_runners([runner], USER) == Swept()
+    assert {path.name for path in places.lease_folder().iterdir()} == {"gpu-0", "image-held"}
+    os.close(held[2])
 
 
 def test_an_engine_that_does_not_answer_is_named_where_it_was_asked_for(tmp_path: Path) -> None:

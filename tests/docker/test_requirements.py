@@ -26,6 +26,7 @@ from tests.engine.private import Engine, until
 from tests.workflows.seeing import of, text
 
 LONG_GUARD_SECONDS = 300.0
+CPYTHON = f"cp{images.PYTHON.replace('.', '')}"
 pytestmark = pytest.mark.timeout(3 * LONG_GUARD_SECONDS)
 
 
@@ -34,9 +35,9 @@ def index(tmp_path: Path) -> Path:
     """Where pip finds packages: alpha needs beta on the image's Python, delta has no wheel, epsilon none for it."""
     folder = tmp_path / "index"
     folder.mkdir()
-    wheel(folder, "alpha", needs=('beta; python_version < "3.12"', 'gone; python_version < "3"'))
+    wheel(folder, "alpha", needs=(f'beta; python_version == "{images.PYTHON}"', 'gone; python_version < "3"'))
     wheel(folder, "alpha", "0.9")
-    wheel(folder, "beta", tag="cp311-cp311-manylinux_2_17_x86_64")
+    wheel(folder, "beta", tag=f"{CPYTHON}-{CPYTHON}-manylinux_2_17_x86_64")
     sdist(folder, "delta", setup=f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     wheel(folder, "epsilon", tag="cp39-cp39-win_amd64")
     wheel(folder, "zeta", needs=("nowhere",))
@@ -98,7 +99,9 @@ def test_two_jobs_at_once_build_one_image(jobs: Jobs, docker_client: docker.Dock
     assert not list(places.lease_file("").glob("image-*")), "what they waited for each other at is gone"
 
 
-def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_client: docker.DockerClient) -> None:
+def test_the_image_says_what_it_is_and_belongs_to_nobody_and_no_other_takes_its_place(
+    jobs: Jobs, docker_client: docker.DockerClient
+) -> None:
     """Containers take on an image's labels: one that named an owner would have a person's containers swept."""
     run(jobs, "1", container=wanting("alpha"))
     [image] = built(docker_client)
@@ -109,6 +112,14 @@ def test_the_image_says_what_it_is_and_belongs_to_nobody(jobs: Jobs, docker_clie
     assert found["RepoTags"] == [f"nodetool/built:{labels['nodetool.built'][:12]}"]
     assert not any(jobs.manager.owner.id in value for value in labels.values())
     assert found["Config"]["Cmd"] == ["python3"]
+    # whoever knows what goes in knows the label, and may have put it on an image that somebody fetched
+    docker_client.api.remove_image(image, force=True)
+    made = docker_client.api.create_container(images.IMAGE, ["true"])
+    recipe = labels["nodetool.built"]
+    docker_client.api.commit(made, "fetched", "1", changes=[*images.BASE, f"LABEL nodetool.built={recipe}"])
+    docker_client.api.remove_container(made)
+    job, _ = run(jobs, "import alpha", container=wanting("alpha"))
+    assert job.status is JobStatus.COMPLETED, job.message
 
 
 @pytest.mark.parametrize("image", ["nodetool-test:user", "nodetool-test:workdir", "nodetool-test:shared"])
@@ -140,9 +151,9 @@ def test_a_hash_that_does_not_fit_is_refused_before_anything_is_installed(jobs: 
     ("line", "said"),
     [
         ("nowhere", "There is no package 'nowhere' where pip looks."),
-        ("delta", "Nothing that fits 'delta' has a wheel for Python 3.11 on "),
-        ("epsilon", "Nothing that fits 'epsilon' has a wheel for Python 3.11 on "),
-        ("alpha>=2", "Nothing that fits 'alpha>=2' has a wheel for Python 3.11 on "),
+        ("delta", f"Nothing that fits 'delta' has a wheel for Python {images.PYTHON} on "),
+        ("epsilon", f"Nothing that fits 'epsilon' has a wheel for Python {images.PYTHON} on "),
+        ("alpha>=2", f"Nothing that fits 'alpha>=2' has a wheel for Python {images.PYTHON} on "),
         ("zeta", "There is no package 'nowhere' where pip looks."),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 from nodetool_jupyter.containers import Bind, ContainerOptions
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.runners.docker import built
+from nodetool_jupyter.runners.docker.probe import Python
 from tests.docker.jobs import SLEEP, Jobs, isolation, jobs_on, kept_environ
 from tests.engine.private import Engine, until
 from tests.workflows.seeing import of, text
@@ -147,6 +149,19 @@ def test_containers_that_wait_are_among_those_that_there_may_be(
             assert jobs.container_of(jobs.manager.find(limit=1)[0]) in known
             waiting(jobs)
         assert counted == [1, 1, 1]
+
+
+def test_a_container_that_waits_makes_room_for_one_that_is_asked_for_its_python(
+    engine: Engine, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    with jobs_on(engine, {**kept_environ(environ, tmp_path), "DOCKER_MAX_JOBS": "1"}) as jobs:
+        jobs.run("1")
+        waiting(jobs)
+        monkeypatch.setattr(built, "probe", lambda *_: counted.append(len(running(jobs))) or Python())
+        job, _ = jobs.run("1", container=ContainerOptions(requirements=("alpha",)))
+        assert "has no python3 that could take the requirements" in job.message
+    assert counted == [0]
 
 
 def test_with_env_test_no_container_waits(engine: Engine, environ: dict[str, str]) -> None:

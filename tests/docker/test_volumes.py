@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +80,7 @@ def test_what_asks_the_image_has_none_either(jobs: Jobs) -> None:
     image = runner.images.find(ContainerOptions(image=NAME))
     assert image is not None
     assert image.volumes == ("/declared", "/srv/more")
-    assert runner.python_of(image).startswith("3.11.")
+    assert runner.python_of(image).startswith(f"{images.PYTHON}.")
 
 
 def test_volumes_that_came_with_a_moved_tag_refuse_the_start(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +165,30 @@ def test_a_volume_without_an_absolute_path_is_refused_by_name(jobs: Jobs, docker
                 refuses(request)
     finally:
         docker_client.images.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "path"), [("data", "/dev/shm", "/data"), ("srv/data", "../dev", "/srv/data/shm")]
+)
+def test_a_link_puts_no_volume_over_shared_memory(
+    jobs: Jobs, run_engine: Engine, link: str, target: str, path: str
+) -> None:
+    name = "nodetool-test:linked"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        info = tarfile.TarInfo(link)
+        info.type, info.linkname = tarfile.SYMTYPE, target
+        archive.addfile(info)
+    with run_engine.client() as client:
+        made = client.api.create_container(images.IMAGE, ["true"])
+        client.api.put_archive(made, "/", packed.getvalue())
+        client.api.commit(made, *name.split(":"), changes=[*images.BASE, f'VOLUME ["{path}", "/srv/more"]'])
+        client.api.remove_container(made)
+        job, _ = jobs.run(FILL_SHARED, container=ContainerOptions(image=name), profile=Profile.UNTRUSTED)
+        jobs.nothing_is_left()
+        client.images.remove(name)
+    told = f"Image {name!r} declares the volume {path!r}, which a link in it puts over /dev/shm. "
+    assert job.message.startswith(told), job.message
 
 
 @pytest.mark.parametrize("path", ["/", "/dev", "/proc", "/proc/sys", "/x/../proc/y"])

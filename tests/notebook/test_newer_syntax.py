@@ -80,6 +80,7 @@ def test_brackets_in_strings_with_code_are_left_to_the_newer_version() -> None:
         ('print(f"{d["k"]}", y, "z", f\'{v = }\')', "print f d k y z v"),
         ("get_ipython().system('ls $folder')", "get_ipython ls folder"),
         ("größe.äh", "größe"),
+        pytest.param("\\'" * 100_000, "", id="quotes without an end"),
     ],
 )
 def test_names_are_found_without_a_grammar(code: str, names: str) -> None:

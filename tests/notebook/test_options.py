@@ -5,13 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+import msgspec
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from nodetool_jupyter.config import RUNNERS, Settings
 from nodetool_jupyter.containers import ContainerOptions
-from nodetool_jupyter.errors import InvalidRequest
+from nodetool_jupyter.errors import InvalidRequest, ProfileRefused
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
 from nodetool_jupyter.notebook.completion import VERBS
 from nodetool_jupyter.notebook.options import AUTO, Options, changes, option_parser, parse, resolve, split
@@ -37,7 +38,7 @@ def test_an_empty_line_means_the_defaults() -> None:
     assert not found.background
     assert found.raises
     assert found.limits == ResourceLimits()
-    assert (found.max_output_bytes, found.max_transfer_bytes, found.grace_seconds) == (1 << 20, 1 << 30, 5.0)
+    assert (found.max_output_bytes, found.max_transfer_bytes, found.grace_seconds) == (1 << 20, None, 5.0)
 
 
 def test_every_option_is_understood() -> None:
@@ -253,3 +254,8 @@ def test_a_timeout_that_is_set_can_be_taken_back() -> None:
     assert options("", timeout="none").limits.wall_seconds is None
     before = JobRequest(work=CodeWork("1"), limits=ResourceLimits(wall_seconds=300))
     assert changes(given("-t none"), before)["limits"].wall_seconds is None
+    assert options("--profile untrusted").limits.wall_seconds is None
+    untrusted = msgspec.structs.replace(before, profile=Profile.UNTRUSTED)
+    for refuse in (lambda: options("-t none --profile untrusted"), lambda: changes(given("-t none"), untrusted)):
+        with pytest.raises(ProfileRefused, match="--timeout none does not go with --profile untrusted"):
+            refuse()

@@ -71,7 +71,7 @@ def test_wait_takes_no_values_that_a_handle_was_to_have(shell: InteractiveShell)
     assert "y" not in shell.user_ns
 
 
-@pytest.mark.parametrize("url", ["moon://there", "sqlite:////proc/no/jobs.sqlite"])
+@pytest.mark.parametrize("url", ["moon://me:hunter2@there?password=hunter2", "sqlite:////proc/no/jobs.sqlite"])
 def test_doctor_reports_a_store_that_can_not_be_used(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -81,6 +81,7 @@ def test_doctor_reports_a_store_that_can_not_be_used(
     assert "! No job can be run until this is mended: " in shown
     assert "NODETOOL_DATABASE_URL" in shown
     assert "ok subprocess" in shown
+    assert "hunter2" not in shown
 
 
 def test_doctor_reports_a_setting_that_can_not_be_read(

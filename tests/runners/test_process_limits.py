@@ -34,6 +34,20 @@ def test_probing_makes_a_group_and_leaves_none() -> None:
     assert [path for path in probes if mark in path] == []
 
 
+def test_two_threads_that_look_at_once_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, access = [cgroups.find()], os.access
+
+    def meanwhile(*asked: object) -> bool:  # while the first one's group is there
+        if len(found) == 1:
+            found.append([])
+            found[1] = cgroups.find()
+        return access(*asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "access", meanwhile)
+    outer = cgroups.find()
+    assert found == [outer, outer]
+
+
 def test_limits_of_the_profile_apply_where_groups_hold_them_and_are_named_where_not() -> None:
     assert plan(request(), GROUPS).defaults == profile_limits(Profile.DEFAULT)
     without = plan(request(), WITHOUT_GROUPS)

@@ -8,7 +8,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,6 +19,8 @@ from nodetool_jupyter.runners.base import WorkerNotStarted
 from nodetool_jupyter.runners.docker.attach import Parts
 from nodetool_jupyter.runners.docker.boxes import Box
 from nodetool_jupyter.runners.docker.engine import CallOff
+from nodetool_jupyter.runners.docker.engine import Engine as Calls
+from nodetool_jupyter.runners.docker.idle import IdleStreams
 from nodetool_jupyter.runners.docker.pool import StandbyPool
 from nodetool_jupyter.runners.docker.spec import ContainerSpec
 
@@ -117,12 +122,13 @@ async def test_boxes_of_one_kind_are_given_up_those_that_come_among_them(bench: 
     kept.connection.close()
 
 
-async def test_a_box_that_could_not_be_made_leaves_its_job_to_start_without(bench: Bench) -> None:
+@pytest.mark.parametrize("why", [WorkerNotStarted("No."), KeyError("Id")])
+async def test_a_box_that_could_not_be_made_leaves_its_job_to_start_without(bench: Bench, why: Exception) -> None:
     gate = threading.Event()
 
     def fail(stop: CallOff) -> Box:
         assert gate.wait(GUARD_SECONDS)
-        raise WorkerNotStarted("No.")
+        raise why
 
     bench.pool.refill("key", fail)
     job = asyncio.create_task(asyncio.to_thread(bench.take, "key"))
@@ -224,3 +230,58 @@ async def test_an_older_box_of_another_kind_is_closed_before_the_next_is_made(be
     assert closed_before == [["box-1"]]
     assert box is not None
     box.connection.close()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_what_a_container_says_is_its_jobs_once_it_has_one(bench: Bench, taken: bool) -> None:
+    with closing_pair() as (events, _):
+        line, gone = SimpleNamespace(stream=events, end=lambda: None), asyncio.Event()
+        engine = cast(Calls, SimpleNamespace(ask=lambda call, seconds: line))
+        idle = IdleStreams(engine, label="", ended=lambda _: gone.set())
+        loop, box = asyncio.get_running_loop(), bench.make(CallOff())
+        watching = threading.Thread(target=idle.watch, args=(lambda: box, loop))
+        watching.start()
+        watching.join()  # the loop has not come to look at it yet
+        if taken:
+            idle.release(box)
+            loop.call_later(0, gone.set)
+        bench.ends[0].send(b"said")
+        await asyncio.wait_for(gone.wait(), GUARD_SECONDS)
+        await asyncio.sleep(0)  # whoever else reads has read
+        assert [box.connection.recv(4), ended(box.connection)] == [b"said", not taken]
+        idle.close()
+        box.connection.close()
+
+
+async def test_a_box_that_can_not_be_looked_at_is_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    with closing_pair() as (events, _), monkeypatch.context() as lacking:
+        line = SimpleNamespace(stream=events, end=lambda: None)
+        engine = SimpleNamespace(ask=lambda call, seconds: line, remove=removed.append)
+        idle = IdleStreams(cast(Calls, engine), label="", ended=lambda _: None)
+        box = bench.make(CallOff())
+        lacking.setattr("nodetool_jupyter.runners.docker.idle.os", SimpleNamespace(dup=raises))
+        with pytest.raises(OSError, match="too many"):
+            idle.watch(lambda: box, asyncio.get_running_loop())
+        idle.close()
+    assert (removed, box.connection.fileno()) == ([box.id], -1)
+
+
+def raises(descriptor: int) -> int:
+    raise OSError("too many open files")
+
+
+def ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+@contextmanager
+def closing_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        one.setblocking(False)
+        yield one, other

@@ -150,6 +150,25 @@ def test_processor_time_is_limited_over_the_whole_tree(place: Place, forks: int)
     assert found.usage.cpu_seconds > 0.5  # the kernel counts a limit in ticks
 
 
+def test_processor_time_of_children_that_nobody_waits_for_counts(plain: Place) -> None:
+    code = """
+    import os, signal, time
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        child = os.fork()
+        while child == 0 and time.process_time() < 0.8:
+            pass
+        if child == 0:
+            os._exit(0)
+        try:
+            os.wait()
+        except ChildProcessError:
+            pass
+    """
+    found = plain.run(textwrap.dedent(code), limits=ResourceLimits(cpu_seconds=1))
+    assert (found.exit.cause, found.exit.limit) == ("limit", "cpu_seconds")
+
+
 def test_a_file_that_grows_too_large_is_refused(place: Place) -> None:
     code = "import os\nwith open(os.environ['TMPDIR'] + '/big', 'wb') as f:\n    f.write(bytes(1 << 20))"
     found = place.run(code, limits=ResourceLimits(file_size_bytes=1 << 16))

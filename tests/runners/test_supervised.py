@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodetool_jupyter.worker import cgroups
+from nodetool_jupyter.worker import cgroups, tree
 from nodetool_jupyter.worker.supervised import UNKILLABLE_SECONDS, Supervised
 
 
@@ -158,6 +159,11 @@ def test_the_peak_is_what_the_job_itself_took(tmp_path: Path, oom_kills: int, le
     [
         ("0::/user.slice/a\n", "1 2 0:1 / {} rw - cgroup2 cgroup2 rw\n", "user.slice/a"),
         ("0::/\n", "1 2 0:1 / {} rw - cgroup2 cgroup2 rw\n", ""),
+        (
+            "0::/\n",
+            "3 2 8:1 / /mnt/a\fb\rc\u2028d\udcff rw - ext4 /dev/a rw\n1 2 0:1 / {} rw - cgroup2 cgroup2 rw\n",
+            "",
+        ),
         ("4:cpu,cpuacct:/docker/x\n", "1 2 0:1 /docker/x {} rw - cgroup cgroup rw,cpu,cpuacct\n", ""),
         ("4:memory:/x/y\n", "1 2 0:1 /x {} rw - cgroup cgroup rw,memory\n", "y"),
         ("4:memory:/xy\n", "1 2 0:1 /x {} rw - cgroup cgroup rw,memory\n", None),
@@ -168,7 +174,7 @@ def test_a_group_is_looked_for_below_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, mounts: str, folder: str | None
 ) -> None:
     texts = {"/proc/self/cgroup": own, "/proc/self/mountinfo": mounts.format(tmp_path)}
-    monkeypatch.setattr(cgroups, "_read", lambda path: texts.get(path, "memory pids io"))
+    monkeypatch.setattr(tree, "read", lambda path: os.fsencode(texts.get(path, "memory pids io")))
     inside = [] if folder is None else [str(tmp_path / folder)]
     monkeypatch.setattr(cgroups, "_can_make", lambda path: path in inside)
     found = cgroups.find()

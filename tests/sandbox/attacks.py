@@ -58,6 +58,7 @@ CALLS = {
     "add_key": (248, 217, b"user", b"x", b"y", 1, -3),
     "request_key": (249, 218, b"user", b"x", 0, -3),
     "io_uring_setup": (425, 425, 1, 0),
+    "io_setup": (206, 0, 1, 0),
     "userfaultfd": (323, 282, 1),
     "open_by_handle_at": (304, 265, -100, 0, 0),
     "kexec_load": (246, 104, 0, 0, 0, 0),
@@ -212,7 +213,8 @@ def attack(folder: Path, patch: pytest.MonkeyPatch, **more: str) -> Iterator[Att
 def _expected(paths: Sequence[str]) -> dict[str, object]:
     calls = """ptrace,process_vm_readv,process_vm_writev,pidfd_getfd,unshare user,unshare mount,unshare net,setns,mount,
         umount,fsopen,open_tree,pivot_root,chroot,bpf,perf_event_open,keyctl,add_key,request_key,io_uring_setup,
-        userfaultfd,open_by_handle_at,kexec_load,init_module,reboot,swapon,personality,clone with a namespace"""
+        io_setup,userfaultfd,open_by_handle_at,kexec_load,init_module,reboot,swapon,personality,
+        clone with a namespace"""
     written = ("/", "/usr", "/usr/bin", "/etc", "/dev", "/proc", "/proc/sys/kernel", "/sys", "the library")
     opened = ("/proc/sys/kernel/core_pattern", "/proc/1/mem")
     return {

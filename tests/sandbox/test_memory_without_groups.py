@@ -79,7 +79,25 @@ HOLDERS = {
             ctypes.string_at(at + offset, 1)
         time.sleep(1000)
         """,
+    "a process whose first thread has ended": """
+        import ctypes, os, threading, time
+        def hold():
+            kept = bytearray(b"x") * (128 << 20)
+            time.sleep(1000)
+        for _ in range(2):
+            if os.fork() == 0:
+                threading.Thread(target=hold).start()
+                ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+        time.sleep(1000)
+        """,
 }
+CROWD = """
+import threading, time
+threading.stack_size(1 << 15)
+for _ in range(100):
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+time.sleep(1000)
+"""
 
 
 @pytest.fixture
@@ -110,6 +128,12 @@ def test_calls_for_memory_that_is_nobody_s_are_refused(plain: Place, way: str) -
 def test_what_is_held_beside_resident_memory_counts(plain: Place, way: str, what: str) -> None:
     found = run(plain, HOLDERS[what], limits=ResourceLimits(memory_bytes=192 << 20))
     assert (found.exit.cause, found.exit.limit, found.exit.signal) == ("out_of_memory", "memory_bytes", "SIGKILL")
+
+
+def test_threads_count_as_they_do_in_a_group(plain: Place) -> None:
+    found = run(plain, CROWD).exit
+    assert (found.cause, found.limit, found.signal) == ("limit", "pids", "SIGKILL")
+    assert found.detail == "The profile's limit is 64 processes and threads."
 
 
 def test_processes_still_share_what_has_a_size(plain: Place, way: str) -> None:

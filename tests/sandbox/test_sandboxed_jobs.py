@@ -163,7 +163,7 @@ while True:
         assert found.processes_reaped <= 64
     else:
         assert (found.cause, found.limit) == ("limit", "pids")
-        assert found.detail == "The profile's limit is 64 processes."
+        assert found.detail == "The profile's limit is 64 processes and threads."
 
 
 def test_more_than_the_machine_has_is_refused() -> None:

@@ -202,6 +202,7 @@ def test_the_mount_that_covers_the_others_counts(tmp_path, monkeypatch):
     table.write_text(
         "22 1 8:1 / / rw - ext4 /dev/root rw\n"
         "40 22 0:50 / /home rw - nfs server:/home rw\n"
+        "43 22 0:53 / /mnt/what\fends\u2028a\x85line rw - vfat /dev/sdc rw\n"
         "41 40 0:51 / /home/ann/local rw master:2 - xfs /dev/sdb rw\n"
         "42 22 0:52 / /home rw - tmpfs tmpfs rw\n"
     )

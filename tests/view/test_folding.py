@@ -206,6 +206,11 @@ def test_the_long_text_names_what_matters() -> None:
         assert part in text
 
 
+def test_what_a_job_says_in_several_lines_does_not_look_like_what_is_said_of_it() -> None:
+    view = fold(finished(), ev.Notification(content="slow\n  boundary   container"))
+    assert "\n  boundary" not in view_text(view, 30.0) + final_text(view)
+
+
 def test_the_receipt_of_a_stop_says_what_was_sent_when_and_how_many_are_gone() -> None:
     sent = (ev.Signalled("SIGINT", 0.0004, 1), ev.Signalled("SIGTERM", 2.5, 3))
     view = fold(finished(), ev.Exit(signal="SIGTERM", sent=sent, processes_reaped=3))

@@ -192,6 +192,11 @@ def test_a_file_without_end_is_given_up(run: Run) -> None:
     assert sum(len(part.body) for part in parts) <= 3 << 20
 
 
+def test_a_pipe_is_not_waited_for(run: Run) -> None:
+    ran = run("import os\nimport nodetool_jupyter as nt\nos.mkfifo('pipe')\nnt.save('pipe')")
+    assert "A pipe can't come back from the job." in ran.raised.evalue
+
+
 def test_a_collected_file_that_cannot_come_is_told_and_fails_nothing(run: Run) -> None:
     code = (
         "with open('b.csv', 'wb') as file:\n    file.truncate(1 << 40)\n"

@@ -12,10 +12,10 @@ from ...jobs import Profile
 from ..base import WorkerNotStarted
 from .attach import Parts, hang_up
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .failures import not_started
 from .handshake import CALLED_OFF, handshake, patience, send_ahead
 from .lines import Line
 from .spec import ContainerSpec, differences, update_fields
-from .unstarted import not_started
 
 if TYPE_CHECKING:
     from docker import APIClient

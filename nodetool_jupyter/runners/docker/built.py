@@ -19,12 +19,12 @@ from . import wheels
 from .engine import LONG_SECONDS, CallOff, Engine
 from .images import Image
 from .leases import alone
-from .leftovers import OWNER_LABEL
+from .leftovers import BUILT_LABEL, OWNER_LABEL
 from .probe import LOG, Python, check_applied, ends, probe
 from .spec import SHARED, helper_host
 
-BUILT_LABEL = "nodetool.built"
-_REPOSITORY = "nodetool/built"
+REPOSITORY = "nodetool/built"
+LEASE = "image-"
 _RECIPE = 1
 _PLACE = "/mnt"
 _BAR = "image"
@@ -55,10 +55,21 @@ class Built(NamedTuple):
 
 
 class Builder:
-    """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install."""
+    """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install.
 
-    def __init__(self, engine: Engine, environ: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    make_room: called before there is a container of ours.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        environ: Mapping[str, str],
+        labels: Mapping[str, str],
+        *,
+        make_room: Callable[[CallOff], object] = lambda stop: None,
+    ) -> None:
         self._engine = engine
+        self._make_room = make_room
         self._environ = dict(environ)
         self._labels = dict(labels)
         self._pythons: dict[str, Python] = {}
@@ -69,24 +80,26 @@ class Builder:
         Installing takes no longer than the job may run, and than `_BUILD_SECONDS`. Blocks.
         Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
         """
-        python = self._pythons.get(base.id) or self._pythons.setdefault(
-            base.id, probe(self._engine, base.id, self._labels, stop)
-        )
+        python = self._pythons.get(base.id)
+        if python is None:
+            self._make_room(stop)
+            python = self._pythons.setdefault(base.id, probe(self._engine, base.id, self._labels, stop))
         if not python.version:
             raise WorkerNotStarted(
                 f"Image {base.name!r} has no python3 that could take the requirements. Choose an --image with one."
             )
         recipe = recipe_of(base.id, python, job.request.container.requirements)
         if found := self._find(recipe):
-            return Built(found, tag_of(recipe))
-        with alone(f"image-{recipe}", stop):
+            return Built(found, _name(recipe))
+        with alone(f"{LEASE}{recipe}", stop):
             found = self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
-        return Built(found, tag_of(recipe))
+        return Built(found, _name(recipe))
 
     def _find(self, recipe: str) -> str:
-        filters = {"label": f"{BUILT_LABEL}={recipe}"}
+        """The image that was built here: others may carry the label, and are not fetched under that name by chance."""
+        filters, name = {"label": f"{BUILT_LABEL}={recipe}"}, _name(recipe)
         found = self._engine.ask(lambda client: client.images(filters=filters))
-        return str(found[0]["Id"]) if found else ""
+        return next((str(one["Id"]) for one in found if name in (one.get("RepoTags") or ())), "")
 
     def _build(self, base: Image, python: Python, recipe: str, job: Job, *, say: Say, stop: CallOff) -> str:
         requirements = job.request.container.requirements
@@ -97,6 +110,7 @@ class Builder:
             file.write_text("".join(f"{line}\n" for line in requirements))
             found = wheels.fetch(file, python, folder / "wheels", self._environ, say=steps.fetching, stop=stop)
             (folder / "pip.zip").write_bytes(wheels.installer())
+            self._make_room(stop)
             with _container(self._engine, base, self._labels) as container:
                 wheel_count = f"{len(found)} {'wheel' if len(found) == 1 else 'wheels'}"
                 steps.say(f"copy {wheel_count}")
@@ -142,20 +156,19 @@ class Builder:
             "nodetool.requirements": " ".join(requirements),
         }
         made = self._engine.ask(
-            lambda client: client.commit(container, *tag_of(recipe).split(":"), conf=config), seconds=_BUILD_SECONDS
+            lambda client: client.commit(container, *_name(recipe).split(":"), conf=config), seconds=_BUILD_SECONDS
         )
         return str(made["Id"])
-
-
-def tag_of(recipe: str) -> str:
-    """The name of the image."""
-    return f"{_REPOSITORY}:{recipe[:12]}"
 
 
 def recipe_of(base: str, python: Python, requirements: tuple[str, ...]) -> str:
     """Equal for what makes the same image. base: its id."""
     what = [_RECIPE, base, python.version, python.abi, python.platforms, sorted(set(requirements))]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _name(recipe: str) -> str:
+    return f"{REPOSITORY}:{recipe[:12]}"
 
 
 class _Steps:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.client import HTTPException as _NoHttp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -99,7 +100,6 @@ class Engine:
         self._missed_at = self._heard = 0.0
         self._limiter: anyio.CapacityLimiter | None = None
         self._closed = False
-        self._hail: Hail | None = None
         self._unasked = 0
         self.watched = False
         """Whether somebody sees it go, so that what it said of itself holds."""
@@ -122,16 +122,12 @@ class Engine:
         path = self.local_socket
         return os.access(path, os.R_OK | os.W_OK) if path else True
 
-    def facts(self, *, ahead: bool = False) -> Mapping[str, Any]:
-        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`.
-
-        ahead: its answer is not waited for here, but where it is next asked.
-        """
-        found, now = self._facts, time.monotonic()
-        if found is not None and (self.watched or now - found[0] < _FACTS_SECONDS):
-            if now - self._heard > _HEARD_SECONDS:
-                self._call_out() if ahead and self.local_socket else self.ping()
-            return found[1]
+    def facts(self) -> Mapping[str, Any]:
+        """What the engine says of itself, if it answers now. Raises `EngineUnavailable`."""
+        if (known := self._known()) is not None:
+            if time.monotonic() - self._heard > _HEARD_SECONDS:
+                self.ping()
+            return known
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
         facts = self.asked_of_it(lambda client: dict(client.info()))
@@ -149,45 +145,37 @@ class Engine:
             if error.status in (400, 404):
                 raise
             raise self.not_served(error.status, str(error)) from None
+    @contextmanager
+    def facts_meanwhile(self) -> Iterator[Mapping[str, Any]]:
+        """The same, but that its answer may come while the block runs: the end waits for it."""
+        known = self._known() if self.local_socket else None
+        if known is None or time.monotonic() - self._heard <= _HEARD_SECONDS:
+            yield self.facts()
+            return
+        try:
+            hail = Hail(self.local_socket, seconds=CHECK_SECONDS)
+        except OSError as error:
+            self._facts = None
+            raise self._unreachable(error, CHECK_SECONDS) from None
+        try:
+            yield known
+            self.ask(lambda client: hail.hear(), seconds=CHECK_SECONDS)
+            self._heard = hail.sent
+        finally:
+            hail.close()
+
+    def _known(self) -> Mapping[str, Any] | None:
+        found = self._facts
+        if found is None or not (self.watched or time.monotonic() - found[0] < _FACTS_SECONDS):
+            return None
+        return found[1]
 
     def ping(self) -> None:
-        """See that it takes a new call now, or has since it was called ahead. Raises as `ask` does."""
-        if not self.may_ask:
-            self._hear()
-        elif path := self.local_socket:
+        """See that it takes a new call now. Raises as `ask` does."""
+        if path := self.local_socket:
             self.ask(lambda client: Hail(path, seconds=CHECK_SECONDS).hear(), seconds=CHECK_SECONDS)
         else:
             self.ask(lambda client: client.ping(), seconds=CHECK_SECONDS)
-
-    def _call_out(self) -> None:
-        try:
-            self._replace_hail(Hail(self.local_socket, seconds=CHECK_SECONDS))
-        except OSError as error:
-            self._facts = None
-            raise self._unreachable(error, CHECK_SECONDS) from None
-
-    def _hear(self) -> None:
-        hail = self._replace_hail(None)
-        if hail is None:
-            raise MustAsk
-        try:
-            if time.monotonic() - hail.sent > _HEARD_SECONDS or not hail.answered:
-                raise MustAsk
-            hail.hear()
-        except OSError as error:
-            self._facts = None
-            raise self._unreachable(error, CHECK_SECONDS) from None
-        finally:
-            hail.close()
-        self._heard = hail.sent
-
-    def _replace_hail(self, hail: Hail | None) -> Hail | None:
-        """The one before; closed if there is a new one."""
-        with self._lock:
-            before, self._hail = self._hail, hail
-        if before is not None and hail is not None:
-            before.close()
-        return before
 
     @property
     def may_ask(self) -> bool:
@@ -213,6 +201,7 @@ class Engine:
             raise MustAsk
         import docker.errors
         import requests
+        import urllib3.exceptions as broken
 
         try:
             answer = call(self._client(seconds))
@@ -222,7 +211,7 @@ class Engine:
         except requests.exceptions.Timeout:
             self._miss()
             raise EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s") from None
-        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        except (docker.errors.DockerException, requests.RequestException, broken.HTTPError, _NoHttp, OSError) as error:
             if "timed out" in str(error):
                 self._miss()
             self._facts = None
@@ -272,9 +261,6 @@ class Engine:
         with self._lock:
             self._closed = True
             clients, self._clients = self._clients, {}
-            hail, self._hail = self._hail, None
-        if hail is not None:
-            hail.close()
         for client in clients.values():
             client.close()
 
@@ -342,6 +328,11 @@ class Engine:
             )
         if "timed out" in str(error):
             return EngineUnavailable(f"the engine at {self.url} did not answer within {seconds:g} s")
+        if number_in(error) in (errno.EMFILE, errno.ENFILE):
+            return EngineUnavailable(
+                f"this process has too many files open to ask the engine at {self.url}",
+                "Run fewer jobs at once, or allow more (ulimit -n)",
+            )
         if isinstance(error, NotWell):
             return self.not_served(error.status, "")
         if (answer := answer_in(error)) is not None:

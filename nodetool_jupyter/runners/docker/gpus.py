@@ -24,6 +24,7 @@ class NoGpu(Refused):
     """The engine's machine has no GPU that a container could use."""
 
     code = "NT-D05"
+    options = ("--gpus",)
 
     def __init__(self) -> None:
         super().__init__(
@@ -51,13 +52,13 @@ def check_gpus(gpus: str, there: Mapping[str, str]) -> None:
         raise InvalidRequest(
             f"--gpus {gpus} asks for other GPUs than the {len(there)} of this machine: {listed}. "
             "Ask for those. Nothing was started."
-        )
+        ).about("--gpus")
     short = [name for name in named if not (name[0].isdigit() or WHOLE_UUID.search(name))]
     if short and not there:
         raise InvalidRequest(
             f"--gpus {gpus}: {short[0]!r} has no whole UUID in it, and which GPUs there are can't be seen from here. "
             "Write the whole one, or a number. Nothing was started."
-        )
+        ).about("--gpus")
 
 
 class Gpus:
@@ -174,7 +175,8 @@ def lease(gpus: str, *, shared: bool, stop: CallOff, there: Mapping[str, str]) -
     if not named and not there:
         raise WorkerNotStarted(
             f"--gpus {gpus}: which GPUs the engine has can't be seen from here, so none can be kept for this job. "
-            "Name them, as in --gpus '\"device=0\"', or add --gpus-shared."
+            "Name them, as in --gpus '\"device=0\"', or add --gpus-shared.",
+            options=("--gpus",),
         )
     with Held() as held:
         while not held.take(named, len(named) or int(gpus), there):

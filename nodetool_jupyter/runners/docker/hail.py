@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 
@@ -30,13 +29,6 @@ class Hail:
         except BaseException:
             self._connection.close()
             raise
-
-    @property
-    def answered(self) -> bool:
-        """Whether `hear` has something to hear."""
-        poll = select.poll()
-        poll.register(self._connection, select.POLLIN)
-        return bool(poll.poll(0))
 
     def hear(self) -> None:
         """Wait for the answer, which must be a good one. Raises `OSError`."""

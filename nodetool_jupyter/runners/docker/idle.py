@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from .attach import hang_up
-from .boxes import Box
+from .boxes import Box, close_box
 from .engine import CHECK_SECONDS, Engine
 from .lines import Line, opened_events
 
@@ -39,7 +39,6 @@ class IdleStreams:
         self._lock = threading.Lock()
         self._events: Line | None = None
         self._unread = b""
-        self._closed = False
 
     def watch(self, make: Callable[[], Box], loop: asyncio.AbstractEventLoop) -> Box:
         """Make a box and look at it until `release`. Blocks; raises as `make`, `EngineUnavailable`, `EngineRefused`."""
@@ -48,7 +47,12 @@ class IdleStreams:
                 self._events = self._engine.ask(self._open, seconds=CHECK_SECONDS)
                 loop.call_soon_threadsafe(self._listen, self._events)
         box = make()
-        loop.call_soon_threadsafe(self._begin, box.id, socket.socket(fileno=os.dup(box.connection.fileno())))
+        try:
+            self._copies[box.id] = socket.socket(fileno=os.dup(box.connection.fileno()))
+        except OSError:
+            close_box(self._engine, box)
+            raise
+        loop.call_soon_threadsafe(self._begin, box.id)
         return box
 
     def release(self, box: Box) -> None:
@@ -56,8 +60,7 @@ class IdleStreams:
         self._forget(box.id)
 
     def close(self) -> None:
-        """Look no more."""
-        self._closed = True
+        """Look no more; nothing is made any more."""
         for name in list(self._copies):
             self._forget(name)
         self._end_events()
@@ -92,12 +95,10 @@ class IdleStreams:
             asyncio.get_running_loop().remove_reader(line.stream)
             line.end()
 
-    def _begin(self, name: str, copy: socket.socket) -> None:
-        if self._closed:
-            copy.close()
-            return
-        self._copies[name] = copy
-        asyncio.get_running_loop().add_reader(copy, self._spoke, name)
+    def _begin(self, name: str) -> None:
+        copy = self._copies.get(name)
+        if copy is not None:  # a job may have it already, whose stream is not ours to end
+            asyncio.get_running_loop().add_reader(copy, self._spoke, name)
 
     def _spoke(self, name: str) -> None:
         hang_up(self._copies[name])

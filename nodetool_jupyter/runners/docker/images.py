@@ -50,6 +50,7 @@ class ImageMissing(Refused):
     """The image is not there, and may not be fetched."""
 
     code = "NT-D02"
+    options = ("--pull",)
 
     def __init__(self, name: str, pinned: str = "") -> None:
         where = f"Image {name!r} is not on this machine. Pull it yourself (docker pull {name}) or set --pull missing."
@@ -63,6 +64,8 @@ class ImageMissing(Refused):
 
 class NoImageName(InvalidRequest):
     """No image can be called so."""
+
+    options = ("--image",)
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -139,7 +142,7 @@ class Images:
                 self._pull(options, report, stop)
                 found = self.find(options)
         except Refused as error:
-            raise WorkerNotStarted(str(error)) from None
+            raise WorkerNotStarted(str(error), options=error.options) from None
         if found is None:
             raise WorkerNotStarted(f"Image {options.image!r} was pulled and is gone again. Run the cell once more.")
         return found
@@ -172,7 +175,8 @@ class Images:
                 raise
             self._known.pop(name, None)
             is_here = options.pull == "always" and self.find(options) is not None
-            raise WorkerNotStarted(_not_pulled(name, str(error), is_here=is_here)) from None
+            options_ = ("--pull",) if is_here else ()
+            raise WorkerNotStarted(_not_pulled(name, str(error), is_here=is_here), options=options_) from None
         progress.done()
         self._known.pop(name, None)
 
@@ -214,11 +218,16 @@ def _check_volumes(name: str, found: Mapping[str, Any]) -> None:
                 f"Image {name!r} declares the volume {shown!r}, which is no absolute path, so that nobody can say "
                 f"where it would be. Build it with VOLUME /{shown}, or take another --image. Nothing was started."
             )
-        if place in ("/", "/dev") or f"{place}/".startswith("/proc/"):
+        if is_the_systems(place):
             raise InvalidRequest(
                 f"Image {name!r} declares the volume {shown!r}, where a container has what is the system's own. Build "
                 "it without that, or take another --image. Nothing was started."
             )
+
+
+def is_the_systems(path: str) -> bool:
+    """Whether a container has there, or below, what no volume may take the place of."""
+    return path in ("/", "/dev") or f"{path}/".startswith("/proc/")
 
 
 def volumes_of(found: Mapping[str, Any]) -> tuple[str, ...]:

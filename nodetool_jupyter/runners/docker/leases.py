@@ -38,7 +38,7 @@ def take(name: str, *, shared: bool = False) -> int | None:
 def alone(name: str, stop: CallOff) -> Iterator[None]:
     """Wait in line for a lease and hold it as long as the block runs. Raises `WorkerNotStarted` when called off.
 
-    Its file is removed at the end: there are as many names as there is work.
+    Its file is removed at the end, or by `sweep`: there are as many names as there is work.
     """
     while (held := take(name)) is None:
         if stop.wait(ASK_AGAIN_SECONDS):
@@ -48,3 +48,11 @@ def alone(name: str, stop: CallOff) -> Iterator[None]:
     finally:
         places.lease_file(name).unlink(missing_ok=True)
         os.close(held)
+
+
+def sweep(beginning: str) -> None:
+    """Remove the files of leases with such names that nobody has: whoever was killed under one left it."""
+    for path in places.lease_folder().glob(f"{beginning}*"):
+        if (held := take(path.name)) is not None:
+            path.unlink(missing_ok=True)
+            os.close(held)

@@ -44,7 +44,7 @@ def foreign_network(engine: Engine, name: str) -> str:
         raise InvalidRequest(
             f"--network {name!r} is refused: it is the engine's own network {found['Name']!r}. "
             "Take none, bridge, or the name of a network that you made. Nothing was started."
-        )
+        ).about("--network")
     return str(found["Name"])
 
 

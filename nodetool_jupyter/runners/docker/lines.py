@@ -10,6 +10,8 @@ from typing import Any
 from .attach import hang_up
 from .engine import EngineRefused
 
+_KEPT = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+
 
 class Line:
     """The call is made by `open`, in the thread that reads; `close` may be called from any other, at any time.
@@ -47,6 +49,7 @@ class Line:
     def open(self) -> None:
         """Make the call; returns with the head of its answer. Raises `OSError`, `EngineRefused`."""
         self._connection.connect()
+        _keep_alive(self.stream)
         if self._hung_up:
             self.close()
         asked, headers = self._request, dict(self._request.headers)
@@ -87,6 +90,18 @@ class Line:
         if self._answer is not None:
             self._answer.close()
         self._connection.close()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Have it end when nothing comes through any more: networks drop what is silent for long, and tell nobody.
+
+    A job may say nothing for hours, and the engine's events as well.
+    """
+    if connection.family == socket.AF_UNIX:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEPT.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _message(body: bytes) -> str:

@@ -101,9 +101,13 @@ class StandbyPool:
                     return None
         if coming is not None and coming.box is not None:
             return coming.box
+        self.make_room(stop)
+        return None
+
+    def make_room(self, stop: CallOff) -> None:
+        """Give up boxes until there is room for one more container of a job that has begun. Blocks."""
         while not stop.is_set() and self._give_one_up():
             pass
-        return None
 
     def _unclaimed(self) -> list[_Coming]:
         return [one for one in self._coming if not one.claimed and not one.stop.is_set()]
@@ -163,18 +167,20 @@ class StandbyPool:
         self._watch()
 
     def _make(self, coming: _Coming, make: Callable[[CallOff], Box], surplus: list[_Waiting]) -> None:
-        for one in surplus:
-            self._close(one.box)
         box = None
-        # why there is none, the next job of the kind is told when it starts without
-        with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
-            box = make(coming.stop)
-        if not self._has_place(coming, box) and box is not None:
-            self._close(box)
-        with self._lock:
-            if coming in self._coming:
-                self._coming.remove(coming)
-        coming.gone.set()
+        try:
+            for one in surplus:
+                self._close(one.box)
+            # why there is none, the next job of the kind is told when it starts without
+            with suppress(WorkerNotStarted, EngineRefused, EngineUnavailable, OSError):
+                box = make(coming.stop)
+        finally:  # whatever went wrong, a job may wait for it
+            if not self._has_place(coming, box) and box is not None:
+                self._close(box)
+            with self._lock:
+                if coming in self._coming:
+                    self._coming.remove(coming)
+            coming.gone.set()
 
     def _has_place(self, coming: _Coming, box: Box | None) -> bool:
         """Whether a job has it now, or it waits; if not, it counts until it is closed."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...containers import check_options
-from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
+from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused, name_of_limit
 from ...frames import Value
 from ...jobs import JobRequest, Profile, ResourceLimits
 from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, numbers_apart, parse_size, sizes_apart
@@ -52,16 +52,16 @@ def _check_least(limits: ResourceLimits) -> None:
         raise InvalidRequest(
             f"--memory {format_size(memory)} is too little for Python itself. "
             f"Take {format_size(LEAST_CONTAINER_MEMORY_BYTES)} or more. {_NOTHING}"
-        )
+        ).about("--memory")
     if cpus is not None and cpus < LEAST_CPUS:
         raise InvalidRequest(
             f"--cpus {cpus:g} is less than an engine can hold. Take {LEAST_CPUS:g} or more. {_NOTHING}"
-        )
+        ).about("--cpus")
     if pids is not None and pids < LEAST_PIDS:
         raise InvalidRequest(
             f"--pids-limit {pids} is fewer than the {LEAST_PIDS} processes and threads that a container needs before "
             f"the code runs. Take {LEAST_PIDS} or more. {_NOTHING}"
-        )
+        ).about("--pids-limit")
     if files is not None and files < LEAST_OPEN_FILES:
         raise InvalidRequest(
             f"Limits(open_files={files}) is fewer than the {LEAST_OPEN_FILES} that a container needs before the code "
@@ -82,7 +82,7 @@ def _check_most(limits: ResourceLimits, facts: Mapping[str, Any], *, local: bool
             raise InvalidRequest(
                 f"{_OPTIONS[name].format(wanted)} is more than the {there_is} that the engine's machine {can}. "
                 f"Ask for less. {_NOTHING}"
-            )
+            ).about(name_of_limit(name))
 
 
 def most_allowed(facts: Mapping[str, Any], *, local: bool) -> dict[str, float]:
@@ -153,7 +153,7 @@ def _check_untrusted(request: JobRequest) -> None:
             raise ProfileRefused(
                 "NT-S03",
                 f"{option} does not go with --profile untrusted. Leave it out, or use --profile default. {_NOTHING}",
-            )
+            ).about(option.split()[0])
 
 
 def _is_nobody_special(user: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from ...containers import default_image
+from ...errors import Refused
 from ...events import Isolation
 from ...frames import Report
 from ...jobs import Job, JobRequest
@@ -22,9 +23,9 @@ from ...worker.tree import JOB_VARIABLE
 from ..base import Parcel, Swept, Worker, WorkerNotGone, WorkerNotStarted
 from ..process_worker import value_frame
 from ..run_frame import run_frame
-from . import gpus, leftovers, wheels
+from . import gpus, leases, leftovers, wheels
 from .boxes import Box, close_box
-from .built import BUILT_LABEL, Builder
+from .built import LEASE, Builder
 from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
 from .heir import Heir
 from .idle import IdleStreams
@@ -36,7 +37,7 @@ from .pool import StandbyPool
 from .probe import Pythons
 from .refusals import check_held, check_request, code_for_another, other_python
 from .spec import container_spec, holds
-from .starts import Started, Starts
+from .starts import Started, Starts, not_possible
 from .threads import Threads
 from .versions import Finding, look_into
 from .watch import Watch
@@ -69,7 +70,6 @@ class DockerRunner:
     ) -> None:
         self.engine = Engine(environ)
         self.images = Images(self.engine)
-        self._builder = Builder(self.engine, environ, labels)
         self._labels = dict(labels)
         self._executor = Threads(_STARTS, "nodetool-docker")
         self._stops = Threads(_STOPS, "nodetool-docker-stop")
@@ -77,6 +77,7 @@ class DockerRunner:
         self._pool = (
             StandbyPool(self._executor, lambda box: close_box(self.engine, box), most=most) if standby else None
         )
+        make_room = self._pool.make_room if self._pool is not None else lambda stop: None
         label = f"{leftovers.OWNER_LABEL}={self._labels[leftovers.OWNER_LABEL]}"
         self._idle = IdleStreams(self.engine, label=label, ended=self._drop_dead)
         self._heir = Heir(environ, self._labels[leftovers.OWNER_LABEL])
@@ -86,7 +87,7 @@ class DockerRunner:
         self._starts = Starts(
             self.engine,
             self.images,
-            builder=self._builder,
+            builder=Builder(self.engine, environ, labels, make_room=make_room),
             gpus=self._gpus,
             watch=self._watch,
             pool=self._pool,
@@ -98,9 +99,13 @@ class DockerRunner:
     def check(self, request: JobRequest) -> None:
         """See `Runner.check`. Asks the engine, for no more than some seconds.
 
-        Where a container waits, the engine's answer is heard before the job gets it, and not waited for here.
+        Where a container waits, all else is looked at while the engine's answer comes.
         """
-        facts = self.engine.facts(ahead=self._starts.may_be_at_once(request))
+        ahead = self._starts.may_be_at_once(request)
+        with self.engine.facts_meanwhile() if ahead else nullcontext(self.engine.facts()) as facts:
+            self._check(request, facts)
+
+    def _check(self, request: JobRequest, facts: Mapping[str, Any]) -> None:
         check_request(request, facts, local=bool(self.engine.local_socket))
         if request.container.gpus:
             self._gpus.check(request.container.gpus, facts)
@@ -123,6 +128,7 @@ class DockerRunner:
         """See `Runner.foresee`. An image that is not there has no id."""
         image = self.images.find(request.container) or Image(request.container.image or default_image(), "")
         request, user = self._starts.resolved(request, image)
+        self._starts.links.check(image.name, image.id, image.volumes)
         facts, own = self.engine.facts(), image.volumes
         network = leftovers.named(self.engine, request.container.network)
         spec = container_spec(request, facts, image=image.id, image_user=user, network=network, devices=(), volumes=own)
@@ -149,11 +155,18 @@ class DockerRunner:
 
     def built_images(self) -> list[dict[str, Any]]:
         """The images that were built for requirements, as the engine lists them. Raises `EngineUnavailable`."""
-        return list(self.engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})))
+        return list(self.engine.ask(lambda client: client.images(filters={"label": leftovers.BUILT_LABEL})))
+
+    def wants(self, job: Job) -> str:
+        """See `Reserver.wants`."""
+        return "" if job.request.container.gpus_shared else job.request.container.gpus
 
     def reserve(self, job: Job) -> bool:
         """See `Reserver.reserve`: the GPUs that no other job may have."""
-        may = self._gpus.reserve(job.id, job.request.container)
+        try:
+            may = self._gpus.reserve(job.id, job.request.container)
+        except (Refused, OSError):  # no lease can be had here: its start says so
+            may = True
         if may and self._pool is not None:
             self._pool.job_begins(job.id)
         return may
@@ -198,7 +211,10 @@ class DockerRunner:
     async def _started(self, job: Job, parcel: Parcel) -> Started:
         """The container, ready; called off when the caller is."""
         loop = asyncio.get_running_loop()
-        self._heir.announce()
+        try:
+            self._heir.announce()
+        except OSError as error:
+            raise not_possible(error) from None
         started = self._starts.at_once(job, parcel.report, loop)
         if started is None:
             started = await self._start(job, parcel, loop)
@@ -262,6 +278,8 @@ class DockerRunner:
 
     def sweep(self, gone: Callable[[Mapping[str, str]], bool], *, built_before: float = 0.0) -> Swept:
         """See `Sweeper`. An engine that isn't there, or isn't ours to use, has nothing of ours."""
+        with suppress(Refused, OSError):
+            leases.sweep(LEASE)
         if not self.engine.is_there():
             return Swept()
         try:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from ...containers import Bind
-from ...errors import InvalidRequest
+from ...errors import Refused
 from ...events import Notification
 from ...frames import Report
 from ...jobs import Job, JobRequest, Profile
@@ -22,9 +22,10 @@ from ..base import WorkerNotStarted
 from . import leftovers
 from .boxes import Box, fits, hand_out, open_box
 from .built import Builder, Built
-from .engine import NOT_ALLOWED, CallOff, Engine, EngineRefused, EngineUnavailable, MustAsk
+from .engine import NOT_ALLOWED, CallOff, Engine, EngineRefused, MustAsk
 from .gpus import Gpus
 from .images import Image, Images
+from .links import Links
 from .mounts import checked_binds, what_lies_at
 from .pool import StandbyPool
 from .spec import ContainerSpec, container_spec, pool_key
@@ -69,6 +70,7 @@ class Starts:
         self._labels = dict(labels)
         self._private = tuple(private)
         self._users = Users(engine, self._labels)
+        self.links = Links(engine, self._labels)
         self._slots = count()
         self._noted: set[str] = set()
         self._network = ""
@@ -111,11 +113,13 @@ class Starts:
                 box = self._box(request, spec, key, stop)
                 self._images.learn(image.id, box.python)
                 return Started(spec, key, box, image, watched, leases.pop_all())
+        except Refused as error:
+            raise WorkerNotStarted(str(error), options=error.options) from None
         except EngineRefused as error:
             why = self._engine.not_served(error.status, str(error)) if error.status in NOT_ALLOWED else error
             raise WorkerNotStarted(str(why)) from None
-        except (EngineUnavailable, InvalidRequest) as error:
-            raise WorkerNotStarted(str(error)) from None
+        except OSError as error:
+            raise not_possible(error) from None
         except WorkerNotStarted:
             self._network = ""  # somebody may have removed it: the next job looks
             raise
@@ -170,6 +174,7 @@ class Starts:
         network = self._ensured_network(options.network)
         devices = leases.enter_context(self._gpus.lease(job.id, options, stop)) if options.gpus else ()
         request, user = self.resolved(job.request, image)
+        self.links.check(image.name, built, image.volumes)
         facts, own = self._engine.facts(), image.volumes
         return container_spec(
             request, facts, image=built, image_user=user, network=network, devices=devices, volumes=own
@@ -191,6 +196,15 @@ class Starts:
             if sentence not in self._noted:
                 self._noted.add(sentence)
                 say(Notification(content=sentence))
+
+
+def not_possible(error: OSError) -> WorkerNotStarted:
+    """What this machine lacks on the way to a container: descriptors, processes, room on a disk."""
+    where = f" ({error.filename})" if error.filename else ""
+    return WorkerNotStarted(
+        f"The container could not be made: {error.strerror or error}{where}. Close what you don't need, and run the "
+        "cell again."
+    )
 
 
 def _asked(request: JobRequest) -> frozenset[str]:

@@ -34,7 +34,7 @@ _PROCESSES = """alarm arch_prctl capget capset execve execveat exit exit_group f
     setresgid setresuid setreuid setrlimit setsid setuid sigaltstack tgkill tkill vfork wait4 waitid"""
 _TALK = """accept accept4 bind connect epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait
     eventfd eventfd2 futex futex_requeue futex_wait futex_waitv futex_wake getpeername getsockname getsockopt
-    io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit listen mq_getsetattr mq_notify mq_open
+    listen mq_getsetattr mq_notify mq_open
     mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd poll ppoll pselect6 recvfrom recvmmsg recvmsg
     select semctl semget semop semtimedop sendmmsg sendmsg sendto setsockopt shutdown signalfd signalfd4"""
 _TIME_AND_MACHINE = """adjtimex clock_getres clock_gettime clock_nanosleep getcpu getitimer getrandom gettimeofday

@@ -6,11 +6,12 @@ import io
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import InvalidRequest
 from .engine import LONG_SECONDS, Engine, EngineRefused
 from .spec import is_number
+from .unstarted import unstarted
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -49,25 +50,15 @@ class Users:
             raise InvalidRequest(
                 f"The image has no user {user!r} whose number can be read in its /etc/passwd and /etc/group. "
                 "Give a number with --user, as in --user 1000:1000. Nothing was started."
-            )
+            ).about("--user")
         return found
 
     def _read(self, image_id: str) -> tuple[str, str]:
-        config: dict[str, Any] = {
-            "Image": image_id,
-            "Entrypoint": [],
-            "Cmd": ["never started"],
-            "Labels": {**self._labels, "nodetool.slot": "users"},
-            "HostConfig": {"NetworkMode": "none"},
-        }
         try:
-            made = self._engine.create(config)["Id"]
+            with unstarted(self._engine, image_id, self._labels, "users") as made:
+                return self._file(made, "/etc/passwd"), self._file(made, "/etc/group")
         except EngineRefused:
             return "", ""
-        try:
-            return self._file(made, "/etc/passwd"), self._file(made, "/etc/group")
-        finally:
-            self._engine.remove(made)
 
     def _file(self, container: str, path: str) -> str:
         """The text of a file or of what it is a link to; "" where there is none, or no file of common size."""

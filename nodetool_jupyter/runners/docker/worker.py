@@ -61,7 +61,7 @@ class DockerWorker:
         self._attached = Attached(box.connection, box.parts)
         for frame in first:
             self._attached.send_frame(frame)
-        self._reader = Reader(max_body_bytes=job.request.max_transfer_bytes)
+        self._reader = Reader(max_body_bytes=job.request.most_bytes_back)
         self._ladder = Ladder(engine, box.id, executor, self._give_up)
         self._usage = UsageStream(engine, box.id, self._measured)
         self._measure: UsageUpdate | None = None
