@@ -184,16 +184,14 @@ class Options(Struct, frozen=True):
 def resolve(given: Namespace, settings: Settings) -> Options:
     """What the line says, then what is set. Raises `InvalidRequest` for a value that can't be read."""
     profile = _one_of("--profile", given.profile, settings["profile"])
-    progress = _one_of("--progress", given.progress, settings["progress"])
-    _check_words(given)
-    job = _bindable(given.job or "")
+    shown = showing(given, settings)
     runner = given.runner or settings["runner"]
     return Options(
         runner=runner,
         profile=Profile(profile),
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
-        background=settings["background"] if given.background is None else given.background,
+        background=shown.background,
         limits=_all_limits(given, settings, runner, Profile(profile)),
         python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
@@ -203,13 +201,33 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         name=given.name or "",
         labels=labels(given.labels or ()),
         grace_seconds=_given(given.grace, parse_duration, "--grace") or settings["grace"],
-        job=job,
-        progress=progress,
+        job=shown.job,
+        progress=shown.progress,
         max_output_bytes=_given(given.max_output, parse_size, "--max-output") or _DEFAULTS.max_output_bytes,
         max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer"),
-        raises=not given.no_raise,
+        raises=shown.raises,
         dry_run=given.dry_run,
         container=_container(given, settings, runner, Profile(profile)),
+    )
+
+
+class Showing(Struct, frozen=True):
+    """How a job is shown, and what becomes of the cell: the same for a rerun, whatever else that takes over."""
+
+    progress: str
+    background: bool
+    raises: bool
+    job: str
+
+
+def showing(given: Namespace, settings: Settings) -> Showing:
+    """As `resolve`, of the options that are not the job's own."""
+    _check_words(given)
+    return Showing(
+        progress=_one_of("--progress", given.progress, settings["progress"]),
+        background=settings["background"] if given.background is None else given.background,
+        raises=not given.no_raise,
+        job=_bindable(given.job or ""),
     )
 
 

@@ -12,9 +12,9 @@ from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.errors import InvalidRequest
 from nodetool_jupyter.jobs import CodeWork, JobRequest, ResourceLimits
 from nodetool_jupyter.runners.docker.engine import EngineRefused
+from nodetool_jupyter.runners.docker.failures import not_started
 from nodetool_jupyter.runners.docker.refusals import check_request, most_allowed
 from nodetool_jupyter.runners.docker.spec import container_spec
-from nodetool_jupyter.runners.docker.failures import not_started
 
 HERE = {"Name": os.uname().nodename, "KernelVersion": os.uname().release, "MemTotal": 8 << 30, "NCPU": 2}
 INIT = "unable to start container process: error during container init: "

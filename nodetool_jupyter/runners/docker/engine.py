@@ -145,6 +145,7 @@ class Engine:
             if error.status in (400, 404):
                 raise
             raise self.not_served(error.status, str(error)) from None
+
     @contextmanager
     def facts_meanwhile(self) -> Iterator[Mapping[str, Any]]:
         """The same, but that its answer may come while the block runs: the end waits for it."""
