@@ -96,10 +96,17 @@ SETTINGS: tuple[Setting, ...] = (
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
+_OF_CONTAINERS = "docker_"
+_ENVIRONMENT = "environment "
+_NOTHING = " Nothing was started."
+
+
 class Settings:
     """Every setting, resolved: this kernel's choices, then traitlets, the environment, the default.
 
-    Raises `InvalidRequest` on construction when a variable can't be read; the sentence names it.
+    Raises `InvalidRequest` on construction when a variable can't be read; the sentence names it. What is for
+    containers alone is refused where it is asked for: other programs have variables of these names, and most jobs
+    are in no container.
     """
 
     def __init__(
@@ -112,9 +119,22 @@ class Settings:
         self.environ = dict(os.environ if environ is None else environ)
         self._traits = dict(traits or {})
         self._chosen: dict[str, str] = dict(chosen or {})
-        self._resolved = {setting.name: self._resolve(setting) for setting in SETTINGS}
+        self._unread: dict[str, str] = {}
+        self._resolved = self._all_resolved()
 
     def __getitem__(self, name: str) -> Any:
+        """The value. Raises `InvalidRequest` for one of containers that can't be read."""
+        if name in self._unread:
+            raise InvalidRequest(f"{self._unread[name]} `%nodetool config {name} VALUE` sets another.{_NOTHING}")
+        return self._resolved[name][0]
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """Why a setting of containers can't be read, by its name."""
+        return self._unread
+
+    def or_default(self, name: str) -> Any:
+        """The value, or the default where it can't be read."""
         return self._resolved[name][0]
 
     def origin(self, name: str) -> str:
@@ -127,18 +147,39 @@ class Settings:
             raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
         BY_NAME[name].parse(text, name)
         self._chosen[name] = text
-        self._resolved = {setting.name: self._resolve(setting) for setting in SETTINGS}
+        self._resolved = self._all_resolved()
+
+    def _all_resolved(self) -> dict[str, tuple[Any, str]]:
+        self._unread.clear()
+        found = {}
+        for setting in SETTINGS:
+            try:
+                found[setting.name] = self._resolve(setting)
+            except InvalidRequest as error:
+                if not setting.name.startswith(_OF_CONTAINERS):
+                    raise
+                self._unread[setting.name] = str(error).removesuffix(_NOTHING)
+                found[setting.name] = self._default(setting), self._origin(setting)
+        return found
+
+    def _origin(self, setting: Setting) -> str:
+        if setting.name in self._chosen:
+            return "config"
+        if self._traits.get(setting.name) is not None:
+            return "traitlets"
+        given = (variable for variable in setting.variables if self.environ.get(variable, "") != "")
+        return next((f"{_ENVIRONMENT}{variable}" for variable in given), "default")
 
     def _resolve(self, setting: Setting) -> tuple[Any, str]:
-        if setting.name in self._chosen:
-            return setting.parse(self._chosen[setting.name], setting.name), "config"
-        if self._traits.get(setting.name) is not None:
-            return self._traits[setting.name], "traitlets"
-        for variable in setting.variables:
-            if self.environ.get(variable, "") != "":
-                value = setting.parse(self.environ[variable], f"Environment variable {variable}:")
-                return value, f"environment {variable}"
-        return self._default(setting), "default"
+        origin = self._origin(setting)
+        if origin == "config":
+            return setting.parse(self._chosen[setting.name], setting.name), origin
+        if origin == "traitlets":
+            return setting.parse(str(self._traits[setting.name]), f"c.NodetoolMagics.{setting.name} ="), origin
+        if origin != "default":
+            variable = origin.removeprefix(_ENVIRONMENT)
+            return setting.parse(self.environ[variable], f"Environment variable {variable}:"), origin
+        return self._default(setting), origin
 
     def _default(self, setting: Setting) -> Any:
         if setting.name == "noninteractive":

@@ -198,10 +198,21 @@ def parse_tmpfs(text: str, what: str) -> tuple[str, str]:
 def _tmpfs_option(word: str, text: str, what: str) -> str:
     name, given, value = word.partition("=")
     known = _TMPFS_VALUES.get(name)
-    if not (known is not None and known.fullmatch(value) if given else word in _TMPFS_WORDS):
+    if known is not None and not value:
+        raise InvalidRequest(f"{what} {text!r}: {name} has no value. Write it as in size=64m. {_NOTHING}")
+    if known is not None and not known.fullmatch(value):
+        raise InvalidRequest(f"{what} {text!r}: {word!r} can't be read. Write numbers, mode= in octal. {_NOTHING}")
+    if known is None and (given or word not in _TMPFS_WORDS):
         raise InvalidRequest(f"{what} {text!r}: option {word!r} is not known. Write size=64m, mode=, uid=, gid=, "
                              f"exec or noexec. {_NOTHING}")  # fmt: skip
     return f"size={parse_size(value, f'{what} {text!r}: size')}" if name == "size" else word
+
+
+def parse_collect(text: str, what: str) -> str:
+    """A pattern of files to bring back. Raises `InvalidRequest`."""
+    if not text.strip() or "\0" in text:
+        raise InvalidRequest(f"{what} {text!r} is no pattern of files. Write one as in 'out/*.csv'. {_NOTHING}")
+    return text
 
 
 def parse_workdir(text: str, what: str) -> str:
@@ -243,6 +254,8 @@ def check_options(options: ContainerOptions) -> None:
         parse_pull(options.pull, "--pull")
     parse_network(options.network, "--network")
     parse_workdir(options.workdir, "--workdir")
+    for pattern in options.collect:
+        parse_collect(pattern, "--collect")
     if options.image:
         parse_image(options.image, "--image")
     if options.user:

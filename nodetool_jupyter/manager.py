@@ -32,6 +32,7 @@ _UNTRUSTED_SECONDS = 300.0
 _UNTRUSTED_LOG_BYTES = 2 << 20
 _POLL_SECONDS = 0.5
 _MOST_NAMED = 1_000
+_CONTAINERS_AT_ONCE = "docker_max_jobs"
 
 
 class JobExecutionManager:
@@ -104,10 +105,13 @@ class JobExecutionManager:
         return engine.warnings
 
     def runner(self, name: str) -> Runner:
-        """The runner of this name. Raises `InvalidRequest` that names the known ones."""
+        """The runner of this name. Raises `InvalidRequest` that names the known ones, or a setting that it can't do
+        without."""
         if name not in self._runners:
             known = ", ".join(sorted(self._runners))
             raise InvalidRequest(f"There is no runner {name!r}. Choose one of: {known}.")
+        if name == "docker":
+            self.settings[_CONTAINERS_AT_ONCE]
         return self._runners[name]
 
     @property
@@ -338,12 +342,12 @@ def _gates(settings: Settings) -> Admission:
         {
             "thread_pool_size": settings["thread_pool_size"],
             "max_workflow_threads": settings["max_workflow_threads"],
-            "docker_max_jobs": settings["docker_max_jobs"],
+            _CONTAINERS_AT_ONCE: settings.or_default(_CONTAINERS_AT_ONCE),
         },
         {
             "threaded": ("thread_pool_size", "max_workflow_threads"),
             "subprocess": ("max_workflow_threads",),
-            "docker": ("docker_max_jobs",),
+            "docker": (_CONTAINERS_AT_ONCE,),
         },
     )
 
@@ -358,6 +362,6 @@ def _known_runners(settings: Settings, owner: Owner) -> tuple[Runner, ...]:
         labels=owner_labels(owner),
         standby=not settings.test,
         private=private_folders(settings),
-        most=settings["docker_max_jobs"],
+        most=settings.or_default(_CONTAINERS_AT_ONCE),
     )
     return ThreadedRunner(), SubprocessRunner(warm=not settings.test), docker

@@ -12,6 +12,7 @@ LEAST_CONTAINER_MEMORY_BYTES = 32 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SHORT_SECONDS = 0.1
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -95,12 +96,36 @@ def format_size(size: float) -> str:
     return f"{size:.1f}".removesuffix(".0") + f" {units[0]}"
 
 
+def sizes_apart(one: float, other: float) -> tuple[str, str]:
+    """Two sizes for a person, to the byte where they would look the same."""
+    short = format_size(one), format_size(other)
+    return short if short[0] != short[1] else (f"{one:.0f} bytes", f"{other:.0f} bytes")
+
+
+def numbers_apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers for a person, in full where they would look the same."""
+    short = f"{one:g}", f"{other:g}"
+    return short if short[0] != short[1] else (repr(one).removesuffix(".0"), repr(other).removesuffix(".0"))
+
+
 def size_option(size: float) -> str:
     """Bytes as `--memory` takes them, rounded up: "4g", "768m"."""
     for unit, power in (("g", 3), ("m", 2), ("k", 1)):
         if size >= 1024**power:
             return f"{math.ceil(size / 1024**power)}{unit}"
     return f"{math.ceil(size)}b"
+
+
+def duration_option(seconds: float) -> str:
+    """Seconds as `--timeout` takes them: "20ms", "60s", "10m"."""
+    if seconds < _SHORT_SECONDS:
+        return f"{1000 * seconds:g}ms"
+    return f"{seconds:g}s" if seconds < 120 else f"{round(seconds / 60)}m"
+
+
+def format_limit(seconds: float) -> str:
+    """As `format_duration`, and exact where that would leave nothing: "1 ms"."""
+    return f"{1000 * seconds:g} ms" if seconds < _SHORT_SECONDS else format_duration(seconds)
 
 
 def format_duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from .events import Exit
 from .frames import Raised, Returned
 from .jobs import JobStatus, Reason, ResourceLimits
-from .quantities import format_duration, format_size, size_option
+from .quantities import duration_option, format_limit, format_size, size_option
 
 _ERROR_NUMBER = re.compile(r"\[Errno (\d+)\]")
 _NO_THREAD = "can't start new thread"
@@ -84,9 +84,9 @@ def _stopped(stopped: StopCause, limits: ResourceLimits, complaint: str) -> Verd
         return Verdict(JobStatus.CANCELLED, None, complaint or "Cancelled.")
     if stopped is StopCause.TIMEOUT:
         seconds = limits.wall_seconds or 0.0
+        more = duration_option(2 * seconds)
         return _failed(
-            Reason.TIMEOUT,
-            f"Stopped: time limit {format_duration(seconds)} reached. Rerun with --timeout {_more_time(seconds)}.",
+            Reason.TIMEOUT, f"Stopped: time limit {format_limit(seconds)} reached. Rerun with --timeout {more}."
         )
     return _failed(Reason.PROTOCOL if stopped is StopCause.PROTOCOL else Reason.STORAGE, complaint)
 
@@ -129,11 +129,6 @@ def _overdue(terminal: Returned | None) -> Verdict:
     if terminal is not None:
         return _failed(Reason.NO_RESULT, "The job sent its result but its process did not end, so it was stopped.")
     return _failed(Reason.NO_RESULT, "The job closed its channel without a result and was stopped. [NT-R01]")
-
-
-def _more_time(seconds: float) -> str:
-    doubled = 2 * seconds
-    return f"{doubled:g}s" if doubled < 120 else f"{round(doubled / 60)}m"
 
 
 def _out_of_memory(limits: ResourceLimits, exit: Exit) -> str:  # noqa: A002

@@ -64,9 +64,30 @@ def test_a_variable_sets_its_setting_and_only_that(name: str, variable: str) -> 
 def test_a_value_that_cannot_be_read_is_an_error_that_names_the_variable(name: str, variable: str, text: str) -> None:
     text = f"{text}!" if name in WORDS else text
     with pytest.raises(InvalidRequest) as caught:
-        Settings({variable: text})
+        Settings({variable: text})[name]
     assert variable in str(caught.value)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "variable"), [(n, v) for n, v in VARIABLES if n.startswith("docker_")])
+def test_a_value_for_containers_that_cannot_be_read_hurts_nobody_who_does_not_ask_for_it(
+    name: str, variable: str
+) -> None:
+    settings = Settings({variable: "me@example.com!"})
+    assert all(settings[other] == Settings({})[other] for other in BY_NAME if other != name)
+    assert list(settings.unread) == [name]
+    assert (settings.or_default(name), settings.origin(name)) == (Settings({})[name], f"environment {variable}")
+    with pytest.raises(InvalidRequest, match=rf"{variable}: .*`%nodetool config {name} VALUE` sets another"):
+        settings[name]
+    settings.choose(name, SAMPLES[name][0])
+    assert (settings[name], dict(settings.unread)) == (SAMPLES[name][1], {})
+
+
+def test_traitlets_are_read_as_text_is() -> None:
+    assert Settings({}, traits={"timeout": "5m", "background": True, "docker_pids": 7})["timeout"] == 300
+    with pytest.raises(InvalidRequest, match=r"c\.NodetoolMagics\.timeout = 'soon'"):
+        Settings({}, traits={"timeout": "soon"})
+    assert list(Settings({}, traits={"docker_user": "me@home"}).unread) == ["docker_user"]
 
 
 @pytest.mark.parametrize("variable", ["THREAD_POOL_SIZE", "MAX_WORKFLOW_THREADS"])

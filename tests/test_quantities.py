@@ -106,6 +106,12 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert q.format_duration(seconds) == text
 
 
+@pytest.mark.parametrize("seconds", [0.001, 0.0625, 0.1, 2.5, 119, 120, 3600])
+def test_a_limit_of_time_is_written_so_that_the_line_takes_it(seconds: float) -> None:
+    assert q.parse_timeout(q.duration_option(seconds)) == pytest.approx(seconds)
+    assert not q.format_limit(seconds).startswith("0.0")
+
+
 def test_the_least_memory_is_named_as_the_option_takes_it() -> None:
     told = r"--memory '1k' is too little for Python to start\. Give at least 16m, or 32m in a container\."
     with pytest.raises(InvalidRequest, match=told):

@@ -140,7 +140,13 @@ def test_a_cancelled_job_is_cancelled_however_its_worker_ended(terminal: Returne
 
 
 @pytest.mark.parametrize(
-    ("seconds", "reached", "remedy"), [(30.0, "30.0 s", "--timeout 60s"), (300.0, "5:00", "--timeout 10m")]
+    ("seconds", "reached", "remedy"),
+    [
+        (30.0, "30.0 s", "--timeout 60s."),
+        (300.0, "5:00", "--timeout 10m."),
+        (0.001, "limit 1 ms reached", "--timeout 2ms."),
+        (0.5, "0.50 s", "--timeout 1s."),
+    ],
 )
 def test_a_time_limit_names_itself_and_twice_its_length(seconds: float, reached: str, remedy: str) -> None:
     limits = ResourceLimits(wall_seconds=seconds)

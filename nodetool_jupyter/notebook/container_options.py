@@ -14,6 +14,7 @@ from ..config import Settings
 from ..containers import (
     ContainerOptions,
     parse_bind,
+    parse_collect,
     parse_gpus,
     parse_image,
     parse_network,
@@ -60,6 +61,17 @@ KEYWORDS = frozenset(_FIELDS) - {"shm_size"}
 _NOTHING = "Nothing was started."
 
 
+_SETTINGS = {
+    "image": "docker_image",
+    "pull": "docker_pull",
+    "user": "docker_user",
+    "gpus": "docker_gpus",
+    "network": "docker_network",
+}
+_UNTRUSTED: Mapping[str, Any] = {"pull": "never", "gpus": "", "network": "none"}
+"""Whatever is set."""
+
+
 def given_options(given: Namespace) -> list[str]:
     """The flags on the line that only containers have."""
     return [
@@ -70,18 +82,12 @@ def given_options(given: Namespace) -> list[str]:
 
 
 def container_options(changed: Mapping[str, Any], settings: Settings, profile: Profile) -> ContainerOptions:
-    """What was asked for, then what is set."""
-    untrusted = profile is Profile.UNTRUSTED
-    return msgspec.structs.replace(
-        ContainerOptions(
-            image=settings["docker_image"],
-            pull="never" if untrusted else settings["docker_pull"],
-            user=settings["docker_user"],
-            gpus="" if untrusted else settings["docker_gpus"],
-            network="none" if untrusted else settings["docker_network"],
-        ),
-        **changed,
-    )
+    """What was asked for, then what is set. Raises `InvalidRequest` for what is set, counts and can't be read."""
+    unset = {field: name for field, name in _SETTINGS.items() if field not in changed}
+    if profile is Profile.UNTRUSTED:
+        unset = {field: name for field, name in unset.items() if field not in _UNTRUSTED}
+        changed = {**_UNTRUSTED, **changed}
+    return ContainerOptions(**{field: settings[name] for field, name in unset.items()}, **changed)
 
 
 def elsewhere(given: Namespace, runner: str) -> ContainerOptions:
@@ -130,7 +136,7 @@ def container_changes(given: Namespace) -> dict[str, Any]:
         "tmpfs": ("tmpfs", lambda: _tmpfs(given.tmpfs)),
         "read_only": ("read_only", lambda: True),
         "workdir": ("workdir", lambda: parse_workdir(given.workdir, "--workdir")),
-        "collect": ("collect", lambda: tuple(given.collect)),
+        "collect": ("collect", lambda: tuple(parse_collect(text, "--collect") for text in given.collect)),
         "requirements": ("requirements", lambda: _requirements(given.requirements)),
     }
     found = {field: read() for name, (field, read) in readers.items() if getattr(given, name) not in (None, False)}
@@ -148,14 +154,15 @@ _LIMITS = {
 
 
 def docker_limits(limits: ResourceLimits, settings: Settings) -> ResourceLimits:
-    """The limits that were asked for, then those that are set for containers."""
+    """The limits that were asked for, then those that are set for containers. Raises as `container_options` does."""
     unset = {field: settings[name] for field, name in _LIMITS.items() if getattr(limits, field) is None}
     return msgspec.structs.replace(limits, **{field: value for field, value in unset.items() if value is not None})
 
 
 def without_docker_limits(limits: ResourceLimits, settings: Settings) -> ResourceLimits:
     """The limits of a job that ran in a container, for elsewhere: not those that are set for containers alone."""
-    same = [field for field, name in _LIMITS.items() if getattr(limits, field) == settings[name]]
+    readable = [(field, name) for field, name in _LIMITS.items() if name not in settings.unread]
+    same = [field for field, name in readable if getattr(limits, field) == settings[name]]
     return msgspec.structs.replace(limits, **dict.fromkeys(same))
 
 

@@ -65,7 +65,9 @@ def _docker(manager: JobExecutionManager) -> list[str]:
     if not isinstance(runner, DockerRunner):
         return []
     settings = manager.settings
-    return list(engine_report(runner, settings["docker_image"], settings["docker_pull"]))
+    unread = [f"! {why} Jobs in containers are refused where it counts." for why in settings.unread.values()]
+    image, pull = settings.or_default("docker_image"), settings.or_default("docker_pull")
+    return [*unread, *engine_report(runner, image, pull)]
 
 
 def _versions() -> Iterator[str]:

@@ -253,6 +253,7 @@ class JobHandle:
         timeout: str | float | None = None,
         cpus: float | None = None,
         pids: int | None = None,
+        shm_size: str | int | None = None,
         runner: str | None = None,
         **container: Any,
     ) -> JobHandle:
@@ -264,7 +265,7 @@ class JobHandle:
         unknown = sorted(container.keys() - KEYWORDS)
         if unknown:
             raise InvalidRequest(f"rerun() has no option {unknown[0]!r}. It takes {', '.join(sorted(KEYWORDS))}.")
-        asked = Limits(memory=memory, timeout=timeout, cpus=cpus, pids=pids).asked()
+        asked = Limits(memory=memory, timeout=timeout, cpus=cpus, pids=pids, shm_size=shm_size).asked()
         request = self.job.request
         limits = msgspec.structs.replace(limits_in(self._session, request, runner or request.runner), **asked)
         changes = {"limits": limits, **({"runner": runner} if runner else {})}

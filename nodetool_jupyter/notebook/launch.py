@@ -287,7 +287,7 @@ def _rehoused(session: Session, job: Job, request: JobRequest, given: Namespace)
     """The request as its runner takes it: a container's options come and go with the container."""
     was = job.request
     if request.runner != "docker":
-        same = request.runner == was.runner and given.gpus is None
+        same = request.runner == was.runner and not containers.given_options(given)
         container = was.container if same else containers.elsewhere(given, request.runner)
         return msgspec.structs.replace(request, container=container)
     changed = containers.container_changes(given)

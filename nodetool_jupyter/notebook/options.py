@@ -8,6 +8,7 @@ import keyword
 import shlex
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,7 +34,9 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("-o", "--out"), {"metavar": "NAMES", "action": "append", "dest": "outputs",
                        "help": "variables to bring back: a,b; the last expression always comes back"}),
     (("-b", "--background"), {"action": "store_true", "default": None, "help": "return at once"}),
-    (("-t", "--timeout"), {"metavar": "TIME", "help": "stop it after this long: 30, 30s, 5m; none for no limit"}),
+    (("-t", "--timeout"), {"metavar": "TIME",
+                           "help": "stop it after this long: 30, 30s, 5m; none for no limit. Waiting in line and "
+                                   "fetching or building an image before the code runs don't count"}),
     (("-m", "--memory"), {"metavar": "SIZE", "help": "memory it may use: 512m, 2g"}),
     (("--cpus",), {"metavar": "N", "help": "processors it may use: 1.5"}),
     (("--pids-limit",), {"metavar": "N", "help": "processes and threads it may have: 256"}),
@@ -46,7 +49,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--secret",), {"metavar": "NAME", "action": "append", "dest": "secrets",
                      "help": "pass the kernel's environment variable NAME without storing or showing its value"}),
     (("--name",), {"metavar": "NAME", "help": "what the job is called"}),
-    (("--label",), {"metavar": "K=V", "action": "append", "dest": "labels", "help": "a label to find it by"}),
+    (("--label",), {"metavar": "K[=V]", "action": "append", "dest": "labels",
+                    "help": "a label to find it by; K alone: with no value"}),
     (("--grace",), {"metavar": "TIME", "help": "from the request to stop to the kill: 5s"}),
     (("--job",), {"metavar": "NAME", "help": "bind the job's handle to this name; `_job` is always the last one"}),
     (("--progress",), {"metavar": "HOW", "help": "how it is shown: auto, card, text or none"}),
@@ -70,6 +74,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 """Values to complete, beside runners and names, which are only known in the session."""
 
+_LEAST_BEGUN, _LEAST_LIKE = 3, 0.75
 _NOT_YET = {"--retries": "retries", "--priority": "priorities"}
 
 
@@ -104,17 +109,24 @@ def parse(parser: MagicArgumentParser, words: list[str], *, usage: str) -> Names
     try:
         found, rest = parser.parse_known_args(words)
     except UsageError as error:
-        raise InvalidRequest(f"{_sentence(str(error))} `{usage}?` lists the options. Nothing was started.") from None
+        raise InvalidRequest(
+            f"{_sentence(str(error), words, parser)} `{usage}?` lists the options. Nothing was started."
+        ) from None
     if rest:
         raise InvalidRequest(_unknown(rest[0], parser, usage))
     return found
 
 
-def _sentence(message: str) -> str:
+def _sentence(message: str, words: list[str], parser: MagicArgumentParser) -> str:
     """argparse's `argument -t/--timeout: expected one argument` as a sentence."""
     what, found, why = message.partition(": ")
     if found and what.startswith("argument "):
-        return f"Option {what.removeprefix('argument ')}: {why}."
+        flags = what.removeprefix("argument ").split("/")
+        value = next((after for word, after in pairwise(words) if word in flags), "")
+        is_option = value.partition("=")[0] in parser._option_string_actions
+        if value and not is_option and why == "expected one argument":
+            why += f", and {value!r} begins as an option does. Write {flags[-1]}={value} if it is the value"
+        return f"Option {'/'.join(flags)}: {why}."
     return f"{message[:1].upper()}{message[1:]}."
 
 
@@ -127,9 +139,17 @@ def _unknown(word: str, parser: MagicArgumentParser, usage: str) -> str:
         )
     if name in _NOT_YET:
         return f"Option {name!r} is for {_NOT_YET[name]}, which are not offered yet. Leave it out. Nothing was started."
-    near = difflib.get_close_matches(name, parser._option_string_actions, n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
+    near = _near(name.lstrip("-"), [flag for flag in parser._option_string_actions if flag.startswith("--")])
+    meant = f" Did you mean {near}?" if near else ""
     return f"There is no option {name!r}.{meant} `{usage}?` lists the options. Nothing was started."
+
+
+def _near(name: str, flags: list[str]) -> str:
+    """The one that was likely meant, "" for none: its beginning was written, or a letter of it wrong."""
+    known = {flag.lstrip("-"): flag for flag in flags}
+    begun = [other for other in known if len(name) >= _LEAST_BEGUN and other.startswith(name)]
+    found = begun if len(begun) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=_LEAST_LIKE)
+    return known[found[0]] if found else ""
 
 
 class Options(Struct, frozen=True):
@@ -164,15 +184,14 @@ class Options(Struct, frozen=True):
 def resolve(given: Namespace, settings: Settings) -> Options:
     """What the line says, then what is set. Raises `InvalidRequest` for a value that can't be read."""
     profile = _one_of("--profile", given.profile, settings["profile"])
-    progress = _one_of("--progress", given.progress, settings["progress"])
-    job = _bindable(given.job or "")
+    shown = showing(given, settings)
     runner = given.runner or settings["runner"]
     return Options(
         runner=runner,
         profile=Profile(profile),
         inputs=_inputs(given.inputs),
         outputs=_names(given.outputs, "--out"),
-        background=settings["background"] if given.background is None else given.background,
+        background=shown.background,
         limits=_all_limits(given, settings, runner, Profile(profile)),
         python=given.python or (settings["python"] if runner == "subprocess" else ""),
         fresh=given.fresh,
@@ -182,13 +201,33 @@ def resolve(given: Namespace, settings: Settings) -> Options:
         name=given.name or "",
         labels=labels(given.labels or ()),
         grace_seconds=_given(given.grace, parse_duration, "--grace") or settings["grace"],
-        job=job,
-        progress=progress,
+        job=shown.job,
+        progress=shown.progress,
         max_output_bytes=_given(given.max_output, parse_size, "--max-output") or _DEFAULTS.max_output_bytes,
         max_transfer_bytes=_given(given.max_transfer, parse_size, "--max-transfer"),
-        raises=not given.no_raise,
+        raises=shown.raises,
         dry_run=given.dry_run,
         container=_container(given, settings, runner, Profile(profile)),
+    )
+
+
+class Showing(Struct, frozen=True):
+    """How a job is shown, and what becomes of the cell: the same for a rerun, whatever else that takes over."""
+
+    progress: str
+    background: bool
+    raises: bool
+    job: str
+
+
+def showing(given: Namespace, settings: Settings) -> Showing:
+    """As `resolve`, of the options that are not the job's own."""
+    _check_words(given)
+    return Showing(
+        progress=_one_of("--progress", given.progress, settings["progress"]),
+        background=settings["background"] if given.background is None else given.background,
+        raises=not given.no_raise,
+        job=_bindable(given.job or ""),
     )
 
 
@@ -197,6 +236,13 @@ def _one_of(flag: str, given: str | None, chosen: str) -> str:
     if word not in VALUES[flag]:
         raise InvalidRequest(f"{flag} {word!r} is not one of {', '.join(VALUES[flag])}.")
     return word
+
+
+def _check_words(given: Namespace) -> None:
+    for flag in ("--runner", "--name", "--job", "--python"):
+        word = getattr(given, flag.lstrip("-"))
+        if word is not None and not word.strip():
+            raise InvalidRequest(f"{flag} {word!r} names nothing. Give it a value, or leave it out.")
 
 
 def _bindable(job: str) -> str:

@@ -40,7 +40,9 @@ def _origin(options: Sequence[str], request: JobRequest, settings: Settings) -> 
         "--shm-size": ("docker_shm_size", limits.shm_bytes),
     }
     for name, value in (asked[option] for option in options if option in asked):
-        if value == settings[name] and settings.origin(name) != "default":
+        if name in settings.unread or settings.origin(name) == "default":
+            continue
+        if value == settings[name]:
             return _in_words(name, settings.origin(name))
     return ""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..config import BY_NAME, Settings
+from ..config import Settings
 from ..errors import InvalidRequest, OutputMissing
 from ..jobs import Job
 
@@ -58,7 +58,7 @@ class Session:
 
     def settings(self) -> Settings:
         """The settings as they are now. Raises `InvalidRequest` that names what can't be read."""
-        return Settings(traits=_parsed(self._traits()), chosen=self._chosen)
+        return Settings(traits=self._traits(), chosen=self._chosen)
 
     def choose(self, name: str, text: str) -> None:
         """Set something for this kernel."""
@@ -182,15 +182,6 @@ def _remember(ids: dict[str, None], job_id: str) -> None:
     ids[job_id] = None
     if len(ids) > _MOST_REMEMBERED:
         del ids[next(iter(ids))]
-
-
-def _parsed(traits: Mapping[str, Any]) -> dict[str, Any]:
-    """Traits in the types of the settings; text is read as on the line."""
-    parsed = {}
-    for name, value in traits.items():
-        if value is not None and name in BY_NAME:
-            parsed[name] = BY_NAME[name].parse(str(value), f"c.NodetoolMagics.{name} =")
-    return parsed
 
 
 def kernel_id(shell: Any) -> str:

@@ -18,7 +18,7 @@ from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
 from .launch import limits_in
-from .options import changes, labels, option_parser, parse, resolve
+from .options import changes, labels, option_parser, parse, showing
 from .requests import asked_environment, nothing_started
 from .running import finish, present
 from .showing import leaving, show, telling, watch_in_cell
@@ -204,14 +204,12 @@ def _rerun(session: Session, words: list[str]) -> None:
     with nothing_started():
         given = parse(option_parser("rerun"), words[1:], usage="%%nodetool")
         given.runner = given.runner or request.runner
-        options = resolve(given, session.settings())
+        shown = showing(given, session.settings())
         changed = changes(given, replace(request, limits=limits_in(session, request, given.runner)))
         if given.env or given.env_file:
             changed["env"] = {**request.env, **asked_environment(given.env or (), given.env_file or ())}
     anew = handle.rerun_with(changed, given)
-    present(
-        session, anew, progress=options.progress, background=options.background, raises=options.raises, name=options.job
-    )
+    present(session, anew, progress=shown.progress, background=shown.background, raises=shown.raises, name=shown.job)
 
 
 def _choose(session: Session, name: str, text: str) -> None:
@@ -237,10 +235,14 @@ def _config(session: Session, words: list[str]) -> None:
     for name in names:
         if name not in known:
             raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
-        value = settings[name]
+        value = settings.or_default(name)
         shown = "-" if value is None or value == "" else without_password(str(value))
-        rows.append([name, shown, settings.origin(name), known[name].help])
+        unread = name in settings.unread
+        rows.append([name, "can't be read" if unread else shown, settings.origin(name), known[name].help])
     _print_table(rows)
+    for name in names:
+        if why := settings.unread.get(name):
+            print(f"! {why} Jobs in containers are refused where it counts; others don't use it.")
 
 
 def _prune(session: Session, words: list[str]) -> None:

@@ -21,14 +21,23 @@ _OURS = ("/nodetool_jupyter/worker/", '"<string>", line 1 in <module>')  # the s
 
 
 def describe(
-    receipt: Mapping[str, Any], *, limits: ResourceLimits, defaults: Mapping[str, float], stderr_tail: str
+    receipt: Mapping[str, Any],
+    *,
+    limits: ResourceLimits,
+    defaults: Mapping[str, float],
+    stderr_tail: str,
+    sandbox_shm_bytes: int = 0,
 ) -> Exit:
-    """The `Exit` of a leader whose whole tree is gone (or can't be killed)."""
+    """The `Exit` of a leader whose whole tree is gone (or can't be killed).
+
+    sandbox_shm_bytes: the size of /dev/shm where that is no limit that can be asked for.
+    """
     status = int(receipt["status"])
     name = _signal_name(-status) if status < 0 else None
     cause, limit, detail = _cause(receipt, name, limits, defaults)
     if cause == "crashed":
-        detail = _fault_lines(stderr_tail)
+        shared = _shared_memory(limits, defaults, sandbox_shm_bytes) if name == "SIGBUS" else ""
+        detail = f"{shared} {_fault_lines(stderr_tail)}".strip()
     if receipt["refused_forks"]:
         limit = limit or "pids"
         detail = f"{detail} {_refused(receipt['refused_forks'], limits, defaults)}".strip()
@@ -85,6 +94,20 @@ def _refused(count: int, limits: ResourceLimits, defaults: Mapping[str, float]) 
     most = limits.pids if limits.pids is not None else int(defaults.get("pids", 0))
     times = "once" if count == 1 else f"{count} times"
     return f"The limit of {most} processes and threads was reached {times}; --pids-limit raises it."
+
+
+def _shared_memory(limits: ResourceLimits, defaults: Mapping[str, float], sandbox_bytes: int) -> str:
+    """What is behind SIGBUS where /dev/shm has a size: memory that is shared there and written to beyond it."""
+    likely = "Most often that means that /dev/shm is full: it has"
+    size = limits.shm_bytes if limits.shm_bytes is not None else defaults.get("shm_bytes", 0)
+    if size:
+        return f"{likely} {format_size(size)}. Rerun with --shm-size {size_option(2 * size)}."
+    if not sandbox_bytes:
+        return ""
+    more = size_option(2 * sandbox_bytes)
+    return (
+        f"{likely} {format_size(sandbox_bytes)} in the sandbox. Share less, or rerun with -r docker --shm-size {more}."
+    )
 
 
 def _fault_lines(stderr_tail: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..config import total_memory_bytes, usable_cpus
 from ..errors import InvalidRequest
 from ..jobs import JobRequest, Profile
-from ..quantities import format_size
+from ..quantities import numbers_apart, sizes_apart
+from .kernel import most_processes
 
 _PROFILE_MEMORY_BYTES = 4 << 30
 _PROFILE_PIDS = 512
@@ -33,6 +36,7 @@ WITHOUT_GROUPS = {
     "open_files": "RLIMIT_NOFILE",
     "file_size_bytes": "RLIMIT_FSIZE",
 }
+_NOTHING = "Nothing was started."
 IN_A_SANDBOX = {"memory_bytes": "RLIMIT_DATA and a watch, and no call for memory that they don't see"}
 """There the filter of system calls refuses what neither of the two counts."""
 
@@ -120,19 +124,32 @@ def check_machine(request: JobRequest) -> None:
 
     Raises `InvalidRequest`.
     """
-    memory_bytes, cpus, files = request.limits.memory_bytes, request.limits.cpus, request.limits.open_files
+    limits = request.limits
+    memory_bytes, cpus, files, pids = limits.memory_bytes, limits.cpus, limits.open_files, limits.pids
     if files is not None and files < _LEAST_OPEN_FILES:
         raise InvalidRequest(
-            f"open_files={files} is too little for Python to start. Give at least {_LEAST_OPEN_FILES}. "
-            "Nothing was started."
+            f"open_files={files} is too little for Python to start. Give at least {_LEAST_OPEN_FILES}. {_NOTHING}"
+        )
+    if files is not None and files > (hardest := _hardest_open_files()):
+        raise InvalidRequest(
+            f"open_files={files} is more than the {hardest:.0f} that this kernel's own hard limit leaves (ulimit -Hn). "
+            f"Ask for less. {_NOTHING}"
+        )
+    if pids is not None and pids > (most := most_processes()):
+        raise InvalidRequest(
+            f"--pids-limit {pids} is more than the {most:.0f} that this machine can have. Ask for less. {_NOTHING}"
         )
     if memory_bytes is not None and memory_bytes > total_memory_bytes():
-        raise InvalidRequest(
-            f"--memory {format_size(memory_bytes)} is more than the {format_size(total_memory_bytes())} of this "
-            "machine. Ask for less. Nothing was started."
-        )
+        wanted, there = sizes_apart(memory_bytes, total_memory_bytes())
+        raise InvalidRequest(f"--memory {wanted} is more than the {there} of this machine. Ask for less. {_NOTHING}")
     if cpus is not None and cpus > usable_cpus():
+        wanted, there = numbers_apart(cpus, usable_cpus())
         raise InvalidRequest(
-            f"--cpus {cpus:g} is more than this machine lets a process use, which is {usable_cpus()}. "
-            f"Take at most {usable_cpus()}. Nothing was started."
+            f"--cpus {wanted} is more than this machine lets a process use, which is {there}. "
+            f"Take at most {there}. {_NOTHING}"
         )
+
+
+def _hardest_open_files() -> float:
+    hardest = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return math.inf if hardest == resource.RLIM_INFINITY else hardest

@@ -16,7 +16,7 @@ import msgspec
 from ..events import Exit, Isolation, UsageUpdate
 from ..frames import Report, Value
 from ..jobs import Job, JobRequest
-from ..sandbox import Sandbox
+from ..sandbox import SHM_BYTES, Sandbox
 from ..worker import cgroups, folders, tree, wire
 from ..worker.supervised import STRAYS_SECONDS
 from .base import WorkerNotStarted
@@ -129,6 +129,7 @@ class ProcessWorker:
             limits=self._job.request.limits,
             defaults=self._plan.defaults,
             stderr_tail=self._inflow.stderr.tail,
+            sandbox_shm_bytes=SHM_BYTES if self._box is not None else 0,
         )
 
     async def end(self) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..events import Isolation
 from ..jobs import LIMIT_NAMES, ResourceLimits
-from ..quantities import format_duration, format_size
+from ..quantities import format_limit, format_size
 
 _SHORT_ID = 12
+_MOST_PACKAGES = 6
+_MORE_THAN_A_NAME = re.compile(r"\s*(;| --hash=).*")
 
 
 _LIMITS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "wall_seconds": ("time", lambda value: f"time {format_duration(value)}"),
+    "wall_seconds": ("time", lambda value: f"time {format_limit(value)}"),
     "memory_bytes": ("memory", lambda value: f"memory {format_size(value)}"),
     "cpus": ("processors", lambda value: f"{value:g} processor{'s' * (value != 1)}"),
     "pids": ("processes", lambda value: f"{value:,.0f} process{'es' * (value != 1)}"),
     "shm_bytes": ("shared memory", lambda value: f"shared memory {format_size(value)}"),
-    "cpu_seconds": ("processor time", lambda value: f"processor time {format_duration(value)}"),
+    "cpu_seconds": ("processor time", lambda value: f"processor time {format_limit(value)}"),
     "open_files": ("open files", lambda value: f"{value:,.0f} open file{'s' * (value != 1)}"),
     "file_size_bytes": ("file size", lambda value: f"file size {format_size(value)}"),
 }
@@ -91,6 +94,7 @@ def isolation_rows(found: Isolation, asked: ResourceLimits, *, stable: bool = Fa
     """
     details = found.details
     rows = [("isolation", isolation_text(found)), ("image", _image(details, stable=stable))]
+    rows.append(("packages", _packages(details, stable=stable)))
     rows += [("mount", str(mount)) for mount in details.get("mounts", ())]
     rows += [("files", details["files"])] if isinstance(details.get("files"), str) else []
     rows.append(("limits", ", ".join(_held(found, asked))))
@@ -104,6 +108,15 @@ def _image(details: Mapping[str, Any], *, stable: bool) -> str:
     id_ = str(details.get("image_id", "")).removeprefix("sha256:")[:_SHORT_ID]
     python = f", Python {details['python']}" if details.get("python") else ""
     return f"{details['image']} ({id_ or 'not on this machine yet'}){python}"
+
+
+def _packages(details: Mapping[str, Any], *, stable: bool) -> str:
+    """`numpy>=2, pandas (nodetool/built:0123456789ab)`: what was added to the image, without hashes and conditions."""
+    lines = details.get("requirements", ())
+    short = [_MORE_THAN_A_NAME.sub("", str(line)) for line in lines[:_MOST_PACKAGES]]
+    if len(lines) > _MOST_PACKAGES:
+        short[-1] += f" and {len(lines) - _MOST_PACKAGES} more"
+    return ", ".join(short) + (f" ({details.get('built_name', '')})" if short and not stable else "")
 
 
 def _held(found: Isolation, asked: ResourceLimits) -> list[str]:

@@ -107,11 +107,13 @@ def bar_lines(view: View) -> list[str]:
 
 
 def amount(bar: Bar) -> str:
-    """`45% · 9 of 20 files`, or `9 files` where the total is not known."""
+    """`45% · 9 of 20 files`, `9 files` where the total is not known, `45%` of a whole that is no number of things."""
     unit = f" {bar.unit}" if bar.unit not in ("", "it", "B") else ""
     write = format_size if bar.unit == "B" else number
     if bar.total is None or bar.fraction is None:
         return f"{write(bar.progress)}{unit}"
+    if bar.total == 1 and not bar.unit:
+        return f"{bar.fraction:.0%}"
     return f"{bar.fraction:.0%} · {write(bar.progress)} of {write(bar.total)}{unit}"
 
 

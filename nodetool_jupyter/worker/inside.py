@@ -73,17 +73,34 @@ class FileTooLarge(ValueError):
 
 
 def save_all(pattern: str) -> None:
-    """Bring every file back that fits a pattern such as `out/*.csv` or `**/*.png`; one that can't come is told."""
+    """Bring every file back that fits a pattern such as `out/*.csv` or `**/*.png`.
+
+    One that can't come is told, and a pattern that no file fits.
+    """
     from glob import glob
 
-    for path in sorted(glob(pattern, recursive=True)):
+    found = sorted(glob(pattern, recursive=True))
+    files = [path for path in found if os.path.isfile(path)]
+    if not files:
+        only = "only folders, whose files" if found else "nothing. Files below a folder"
+        _warn(
+            f"No file came back for --collect {pattern!r}: in {_here()} it fits {only} "
+            "are named as in 'out/*.csv', at any depth as in 'out/**/*.csv'."
+        )
+    for path in files:
         try:
-            if os.path.isfile(path):
-                save(path)
+            save(path)
         except FileTooLarge as error:
             _warn(str(error))
         except OSError as error:
             _warn(f"File {os.path.basename(path)!r} can't come back from the job: {error}.")
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a folder that is gone"
 
 
 def _warn(sentence: str) -> None:

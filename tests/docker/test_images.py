@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 
@@ -14,7 +15,8 @@ from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.events import NodeProgress, Notification
 from nodetool_jupyter.jobs import JobStatus, Reason
 from nodetool_jupyter.runners.docker import probe
-from nodetool_jupyter.runners.docker.images import Image, ImageMissing
+from nodetool_jupyter.runners.docker.images import Image, ImageMissing, _not_pulled
+from nodetool_jupyter.view import bar_lines, begin, fold_all
 from tests.docker.jobs import Jobs, isolation, jobs_on
 from tests.engine import images, private
 from tests.engine.private import Engine, until
@@ -51,6 +53,8 @@ def test_an_image_that_is_missing_is_fetched_once_with_progress_and_its_digest_i
     assert (job.status, text(events)) == (JobStatus.COMPLETED, "one\n"), job.message
     bars = [event for event in of(events, NodeProgress) if event.node_id == "pull"]
     assert bars[-1].closed
+    assert (bars[-1].progress, bars[-1].unit, bars[-1].chunk) == (bars[-1].total, "B", "")
+    assert (bars[-1].total or 0) >= LAYER_BYTES
     assert bars[-1].label.startswith("pull ")
     assert bars[-1].label.endswith("python:1")
     assert any(bar.unit == "B" and (bar.total or 0) >= LAYER_BYTES for bar in bars)
@@ -78,6 +82,9 @@ def test_always_takes_what_the_tag_means_now(jobs: Jobs, address: str, docker_cl
     _publish(docker_client, wanted.image, "two")
     always = ContainerOptions(image=wanted.image, pull="always")
     assert text(jobs.run(MARK, container=always)[1]) == "two\n"
+    job, events = jobs.run(MARK, container=always)
+    [bar] = bar_lines(fold_all(begin(job), events))
+    assert re.fullmatch(r"pull \S*moving:1  █+  100% · up to date", bar)
 
 
 def test_a_digest_is_taken_as_it_is_also_when_always_is_asked_for(
@@ -117,6 +124,38 @@ def test_a_registry_that_is_down_is_a_sentence(jobs: Jobs) -> None:
     assert job.message.startswith(f"Image '{name}' ")
     assert "connection refused" in job.message
     assert "load the image by hand" in job.message
+
+
+def test_an_image_that_is_here_is_never_said_not_to_be(jobs: Jobs, docker_client: docker.DockerClient) -> None:
+    name = f"127.0.0.1:{free_port()}/here/python:1"
+    docker_client.api.tag(images.IMAGE, *name.rsplit(":", 1))
+    try:
+        job, _ = jobs.run("1", container=ContainerOptions(image=name, pull="always"))
+        begins = f"Image '{name}' is on this machine and can't be refreshed, as --pull always asks: "
+        assert job.message.startswith(begins)
+        assert job.message.endswith("connection refused). --pull missing takes the one that is here.")
+        job, _ = jobs.run("1", container=ContainerOptions(image=name, pull="missing"))
+        assert job.status is JobStatus.COMPLETED, job.message
+    finally:
+        docker_client.api.remove_image(name)
+
+
+@pytest.mark.parametrize("why", ["manifest for x:1 not found", "dial tcp: connection refused", "toomanyrequests: no"])
+def test_why_an_image_did_not_come_is_told_with_what_to_do(why: str) -> None:
+    there, not_there = (_not_pulled("x:1", why, is_here=is_here) for is_here in (True, False))
+    assert "--pull missing takes the one that is here" in there
+    assert "not on this machine" not in there
+    assert "is on this machine" not in not_there
+    assert "Check the " in not_there
+
+
+def test_a_registry_that_falls_silent_is_told_and_not_taken_for_an_engine_that_does(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodetool_jupyter.runners.docker.images._PULL_SILENCE_SECONDS", 1.0)
+    with SlowRegistry().serving() as slow:
+        job, _ = jobs.run("1", container=ContainerOptions(image=slow.name))
+    assert "can't be pulled: nothing came of it for 1 s. Check the engine's network" in job.message
 
 
 def test_a_job_cancelled_while_its_image_is_fetched_leaves_nothing(

@@ -239,6 +239,24 @@ def test_a_rerun_into_a_container_takes_its_settings(scripted: Session, monkeypa
     assert (again.container.network, again.container.user) == ("none", "7")
 
 
+def test_a_rerun_takes_no_setting_and_none_that_cannot_be_read_keeps_it_from_starting(
+    scripted: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = run("1", runner="docker", user=1000)
+    monkeypatch.setenv("DOCKER_USER", "me@example.com")
+    verb(scripted, ["rerun", job.id, "--shm-size", "32m", "--no-raise"])
+    again = scripted.manager.resolve("-1").request
+    assert (again.container.user, again.limits.shm_bytes) == ("1000", 32 << 20)
+    assert ended(job.rerun(shm_size="64m")).job.request.limits.shm_bytes == 64 << 20
+
+
+def test_a_rerun_in_no_container_refuses_its_options(scripted: Session) -> None:
+    job = run("1", runner="subprocess")
+    for again in (lambda: job.rerun(image="python:3"), lambda: verb(scripted, ["rerun", job.id, "--image", "a:1"])):
+        with pytest.raises(InvalidRequest, match="Option --image is for containers"):
+            again()
+
+
 def test_a_rerun_in_another_profile_fetches_images_as_that_one_does(scripted: Session) -> None:
     first = ended(run("1", runner="docker")).job
 

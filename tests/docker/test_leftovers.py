@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import docker
@@ -132,11 +133,50 @@ def test_images_that_were_built_for_jobs_go_when_they_are_old_and_unused(place: 
         assert runner.sweep(lambda labels: False, built_before=time.time() - 3600) == Swept()
         swept = runner.sweep(lambda labels: False, built_before=time.time() + 3600)
         assert swept.removed == ("image built-unused:1",)
-        assert [one.partition(":1: ")[0] for one in swept.left] == ["image built-used"]
+        said = "it is used by user, which no kernel made. Remove that first."
+        assert swept.left == (f"image built-used:1: {said}",)
     finally:
         place.remove()
         for name in ("built-used:1", "foreign-image:1"):
             place.client.images.remove(name)
+
+
+@pytest.fixture
+def built(place: Place) -> Iterator[str]:
+    """An image as those that are built for jobs."""
+    place.container("source", {})
+    place.client.containers.get("source").commit("built-mine", "1", conf={"Labels": {"nodetool.built": "0123"}})
+    yield "built-mine:1"
+    with suppress(docker.errors.ImageNotFound):
+        place.client.images.remove("built-mine:1", force=True)
+
+
+def test_an_image_whose_containers_only_wait_goes_with_them_and_one_of_a_job_does_not(
+    built: str, engine: Engine, environ: dict[str, str], tmp_path: Path
+) -> None:
+    with jobs_on(engine.url, environ, standby=tmp_path) as jobs:
+        runner = jobs.manager.runner("docker")
+        assert isinstance(runner, DockerRunner)
+
+        def pruned() -> Swept:
+            return runner.sweep(lambda labels: False, built_before=time.time() + 3600)
+
+        up = jobs.up(image=built)
+        kept = "a job of this kernel uses it. Prune again when that has ended."
+        assert pruned() == Swept((), (f"image {built}: {kept}",))
+        jobs.manager.cancel(up.id)
+        jobs.run("1", image=built)
+        until(lambda: runner._pool is not None and runner._pool.some_wait, "a container waits")
+        assert pruned() == Swept((f"image {built}",), ())
+
+
+def test_an_image_that_another_kernel_uses_says_so(built: str, place: Place, runner: DockerRunner) -> None:
+    place.container("theirs", owner_labels(this_process("bob")), image=built)
+    [left] = runner.sweep(lambda labels: False, built_before=time.time() + 3600).left
+    assert (
+        left == f"image {built}: a container of another kernel uses it, or waits with it. Prune again when that "
+        "kernel has ended."
+    )
 
 
 def test_pruning_names_what_it_removed_in_the_engine(place: Place, runner: DockerRunner) -> None:

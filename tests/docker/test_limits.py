@@ -11,7 +11,7 @@ from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused
 from nodetool_jupyter.events import Exit
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
 from nodetool_jupyter.runners.docker.engine import Engine
-from nodetool_jupyter.runners.docker.spec import LEAST_PIDS
+from nodetool_jupyter.runners.docker.spec import LEAST_OPEN_FILES, LEAST_PIDS
 from tests.docker.jobs import SLEEP, Jobs, isolation
 from tests.workflows.seeing import of, text
 
@@ -269,6 +269,14 @@ def test_shared_memory_and_folders_in_memory_end_where_they_were_asked_to(jobs: 
     assert text(events) == f"/dev/shm/x {full}\n/scratch/x {full}\n/job/x fits\n"
 
 
+def test_memory_that_is_shared_beyond_its_size_is_told_with_the_size_and_the_remedy(jobs: Jobs) -> None:
+    code = "from multiprocessing.shared_memory import SharedMemory\nshared = SharedMemory(create=True, size=8 << 20)\n"
+    job, _ = jobs.run(f"{code}shared.buf[:] = bytes(8 << 20)", limits=ResourceLimits(shm_bytes=2 << 20))
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.CRASHED)
+    said = "SIGBUS (Bus error). Most often that means that /dev/shm is full: it has 2 MiB. Rerun with --shm-size 4m. "
+    assert said in job.message
+
+
 def test_a_large_file_is_refused_to_untrusted_code(jobs: Jobs) -> None:
     code = "file = open('/job/x', 'wb')\nfor _ in range(300):\n    file.write(bytes(1 << 20))\n"
     limits = ResourceLimits(file_size_bytes=8 << 20)
@@ -293,6 +301,12 @@ def test_too_many_open_files_are_refused(jobs: Jobs) -> None:
         (ResourceLimits(pids=1), ["--pids-limit 1 is fewer than the 3 processes", "Take 3 or more"]),
         (ResourceLimits(pids=2), ["--pids-limit 2 is fewer than the 3 processes", "Take 3 or more"]),
         (ResourceLimits(cpus=0.001), ["--cpus 0.001", "0.01"]),
+        (
+            ResourceLimits(pids=99_999_999),
+            ["--pids-limit 99999999 is more than the ", "machine can have. Ask for less"],
+        ),
+        (ResourceLimits(open_files=1 << 40), [f"Limits(open_files={1 << 40}) is more than the ", "Ask for less"]),
+        (ResourceLimits(open_files=63), ["Limits(open_files=63) is fewer than the 64 ", "Take 64 or more"]),
     ],
 )
 def test_what_can_not_be_is_refused_with_both_numbers_and_starts_nothing(
@@ -325,7 +339,10 @@ def test_a_limit_that_no_container_holds_is_refused(jobs: Jobs) -> None:
     assert isolation(events).not_held == ("cpu_seconds",)
 
 
-@pytest.mark.parametrize("limits", [ResourceLimits(memory_bytes=32 << 20), ResourceLimits(pids=16)])
+@pytest.mark.parametrize(
+    "limits",
+    [ResourceLimits(memory_bytes=32 << 20), ResourceLimits(pids=16), ResourceLimits(open_files=LEAST_OPEN_FILES)],
+)
 def test_the_least_is_enough_for_python_itself(jobs: Jobs, limits: ResourceLimits) -> None:
     job, _ = jobs.run("1", limits=limits)
     assert job.status is JobStatus.COMPLETED, job.message

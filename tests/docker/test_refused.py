@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,12 +38,13 @@ except Exception as error:
 
 
 class FakeEngine:
-    """A socket that says one thing to everyone, or nothing; knows whether anybody asked."""
+    """A socket that says one thing to everyone, or nothing; knows whether anybody asked. first: to those who do."""
 
-    def __init__(self, folder: Path, says: bytes = b"") -> None:
+    def __init__(self, folder: Path, says: bytes = b"", first: Sequence[bytes] = ()) -> None:
         self.path = folder / "fake.sock"
         self.url = f"unix://{self.path}"
         self._says = says
+        self._first = list(first)
         self._taken: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
@@ -62,7 +63,7 @@ class FakeEngine:
                 continue
             with taken:
                 taken.recv(64 << 10)
-                taken.sendall(self._says)
+                taken.sendall(self._first.pop(0) if self._first else self._says)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -218,3 +219,64 @@ def test_a_cell_waits_some_seconds_for_an_images_python_and_learns_it_later(
 def test_every_refusal_of_an_engine_is_a_refusal() -> None:
     assert issubclass(EngineUnavailable, Refused)
     assert issubclass(ImageMissing, Refused)
+
+
+def answer(status: str, body: bytes, kind: str = "application/json") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+DENIED = answer("403 Forbidden", b"<html><body><h1>403 Forbidden</h1>\nBy its rules.\n</body></html>\n", "text/html")
+VERSION = answer("200 OK", b'{"ApiVersion": "1.41", "Version": "20.10"}')
+
+
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [
+        ([answer("403 Forbidden", b'{"message": "no"}')], "(403 Forbidden, 'no')"),
+        ([DENIED], "(403 Forbidden, '403 Forbidden By its rules')"),
+        ([answer("500 Internal Server Error", b'{"message": "out (of order."}')], "Error, 'out (of order')"),
+        ([answer("404 Not Found", b"")], "(404 Not Found)"),
+        ([VERSION, DENIED], "(403 Forbidden, '403 Forbidden By its rules')"),
+    ],
+)
+def test_what_answers_and_refuses_is_not_said_to_be_silent(
+    environ: dict[str, str], tmp_path: Path, says: list[bytes], said: str
+) -> None:
+    proxy = FakeEngine(tmp_path, says=says[-1], first=says[:-1])
+    try:
+        found = refusal(proxy.url, environ)
+    finally:
+        proxy.close()
+    begins = f"Runner 'docker' is not available: what answers at {proxy.url} refused a call of an engine's API "
+    assert found.startswith(f"{begins}(")
+    assert f"{said}. Where a proxy stands before the engine" in found
+    assert "Start Docker" not in found
+
+
+def test_a_greeting_that_is_refused_is_told_so_too(tmp_path: Path) -> None:
+    proxy = FakeEngine(tmp_path, says=DENIED, first=[VERSION])
+    asked = engine_module.Engine({"DOCKER_HOST": proxy.url})
+    try:
+        with pytest.raises(EngineUnavailable, match=r"refused a call of an engine's API \(403 Forbidden\)\. Where a"):
+            asked.ping()
+    finally:
+        asked.close()
+        proxy.close()
+
+
+@pytest.mark.parametrize("call", ["images.get", "_watch.ensure", "_box"])
+def test_a_call_of_a_start_that_a_proxy_refuses_is_told_as_that(
+    engine: Engine, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise engine_module.EngineRefused(403, "<h1>403 Forbidden</h1>\nBy its rules.")
+
+    with jobs_on(engine.url, environ) as jobs:
+        runner = jobs.manager.runner("docker")
+        target, _, method = call.rpartition(".")
+        starts = runner._starts  # type: ignore[attr-defined]
+        place = {"images": runner.images, "_watch": starts._watch, "": starts}[target]  # type: ignore[attr-defined]
+        monkeypatch.setattr(place, method, refused)
+        message = jobs.run("1").message
+    assert "refused a call of an engine's API (403 Forbidden, '403 Forbidden By its rules'). Where a proxy" in message

@@ -18,6 +18,7 @@ from nodetool_jupyter.runners.base import WorkerNotStarted
 from nodetool_jupyter.runners.docker import syscalls, wheels
 from nodetool_jupyter.runners.docker.engine import CallOff
 from nodetool_jupyter.runners.docker.probe import Python
+from nodetool_jupyter.view import begin, fold_all, view_text
 from tests.docker.jobs import Jobs, isolation, jobs_on
 from tests.docker.packages import offline, sdist, wheel
 from tests.engine import images
@@ -84,6 +85,8 @@ def test_the_image_is_built_once_for_what_goes_in(jobs: Jobs, docker_client: doc
     assert not [event for event in of(later, NodeProgress) if event.node_id == "image"]
     assert isolation(events).details["built"] == isolation(later).details["built"]
     assert len(built(docker_client)) == 1
+    [name] = docker_client.api.inspect_image(built(docker_client)[0])["RepoTags"]
+    assert f"  packages   beta, alpha ({name})" in view_text(fold_all(begin(again), later), 0.0).splitlines()
     other, _ = run(jobs, "import alpha; assert alpha.VERSION == '0.9'", container=wanting("alpha==0.9"))
     assert other.status is JobStatus.COMPLETED
     assert len(built(docker_client)) == 2

@@ -79,6 +79,28 @@ def test_the_line_wins_over_what_is_set() -> None:
     assert options("-r threaded", runner="subprocess").runner == "threaded"
 
 
+LOGIN = {"DOCKER_USER": "me@example.com", "DOCKER_PIDS_LIMIT": "many"}
+"""As CI has it for a registry."""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-r threaded", ""),
+        ("-r subprocess", ""),
+        ("-r docker --user 1000 --pids-limit 64", ""),
+        ("-r docker --user 1000", "DOCKER_PIDS_LIMIT: 'many'"),
+        ("-r docker --pids-limit 64", "DOCKER_USER: 'me@example.com'"),
+    ],
+)
+def test_what_is_set_for_containers_counts_for_them_alone_and_where_the_line_says_nothing(line: str, said: str) -> None:
+    if not said:
+        assert resolve(given(line), Settings(LOGIN)) == resolve(given(line), Settings({}))
+        return
+    with pytest.raises(InvalidRequest, match=said):
+        resolve(given(line), Settings(LOGIN))
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -99,9 +121,15 @@ def test_one_layer_of_quotes_is_stripped_as_a_shell_does(line: str, words: list[
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("--foo", ["There is no option '--foo'"]),
+        ("--foo", ["There is no option '--foo'. `%%nodetool?`"]),
+        ("--bogus", ["There is no option '--bogus'. `%%nodetool?`"]),
+        ("--net none", ["Did you mean --network?"]),
         ("--memroy 2g", ["'--memroy'", "Did you mean --memory?"]),
-        ("--mem 2g", ["'--mem'"]),
+        ("--mem 2g", ["'--mem'. Did you mean --memory?"]),
+        ("--name ''", ["--name '' names nothing"]),
+        ("--job ''", ["--job '' names nothing"]),
+        ("-r ''", ["--runner '' names nothing"]),
+        ("-t --cpus 1", ["Option -t/--timeout: expected one argument. `%%nodetool?`"]),
         ("train", ["'train'", "quotes"]),
         ("-t", ["Option -t/--timeout: expected one argument"]),
         ("-m 2x", ["--memory '2x' is not a size", "512m"]),
@@ -132,6 +160,10 @@ def test_a_mistake_is_named_in_one_sentence(line: str, parts: list[str]) -> None
         assert part in said
 
 
+def test_a_label_without_a_value_has_an_empty_one() -> None:
+    assert options("--label x --label y=1").labels == {"x": "", "y": "1"}
+
+
 def test_none_sends_nothing() -> None:
     assert options("--in none").inputs == ()
     assert options("--in auto").inputs == AUTO
@@ -142,6 +174,7 @@ def test_a_rerun_changes_only_what_is_given() -> None:
     request = JobRequest(work=CodeWork("1"), runner="subprocess", limits=ResourceLimits(memory_bytes=1 << 30, cpus=2))
     assert changes(given("-m 4g"), request) == {"limits": ResourceLimits(memory_bytes=4 << 30, cpus=2)}
     assert changes(given("-r threaded --grace 1s"), request)["runner"] == "threaded"
+    assert changes(given("--shm-size 32m"), request)["limits"].shm_bytes == 32 << 20
     with pytest.raises(InvalidRequest, match="--profile 'x'"):
         changes(given("--profile x"), request)
 
@@ -150,6 +183,7 @@ def test_the_magics_document_themselves(shell: InteractiveShell) -> None:
     text = shell.object_inspect_text("%%nodetool")
     assert "--runner RUNNER" in text
     assert "Run this cell as a job" in text
+    assert "fetching or building an image before the code runs don't count" in " ".join(text.split())
     assert "Look after jobs." in shell.object_inspect_text("%nodetool")
 
 

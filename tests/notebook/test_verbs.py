@@ -76,6 +76,22 @@ def test_a_name_is_not_taken_for_the_beginning_of_another_jobs_id(shell: Interac
     assert "Several jobs fit" in refused(shell, f"%nodetool cancel {beginning}")
 
 
+def test_a_variable_of_containers_that_cannot_be_read_is_shown_and_keeps_no_other_job_from_running(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_USER", "me@example.com")
+    monkeypatch.setenv("DOCKER_MAX_JOBS", "many")
+    cell(shell, "")
+    cell(shell, "--runner subprocess")
+    for line in ("%nodetool config", "%nodetool doctor"):
+        said = shown(shell, capsys, line)
+        assert "! Environment variable DOCKER_USER: 'me@example.com' is no user. Write UID" in said
+        assert "! Environment variable DOCKER_MAX_JOBS: 'many' is not a whole number" in said
+    assert "me@example.com" not in shown(shell, capsys, "%nodetool config runner")
+    assert "DOCKER_USER: 'me@example.com'" in refused(shell, "%%nodetool --runner docker\n1")
+    assert "DOCKER_MAX_JOBS: 'many'" in refused(shell, "%%nodetool --runner docker --user 1\n1")
+
+
 @pytest.mark.parametrize("line", ["wait", "wait -1", "wait late", "attach -1"])
 def test_a_background_job_that_was_not_to_raise_is_told_of_and_fails_no_later_cell(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str

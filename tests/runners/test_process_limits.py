@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from nodetool_jupyter.config import usable_cpus
 from nodetool_jupyter.errors import InvalidRequest, LimitNotHeld, ProfileRefused, RunnerUnavailable
 from nodetool_jupyter.jobs import CodeWork, JobRequest, Profile, ResourceLimits
+from nodetool_jupyter.runners.kernel import most_processes
 from nodetool_jupyter.runners.process_limits import WITHOUT_GROUPS, plan, profile_limits
 from nodetool_jupyter.runners.process_python import interpreter
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
@@ -85,6 +87,24 @@ def test_more_processors_than_there_are_are_refused_with_their_number(use_cgroup
     for cpus in (usable_cpus() + 0.5, 1e300):
         with pytest.raises(InvalidRequest, match=f"--cpus {cpus:g}.*Take at most {usable_cpus()}".replace("+", r"\+")):
             runner.check(request(cpus=cpus, best_effort=best_effort))
+
+
+@pytest.mark.parametrize("best_effort", [True, False])
+def test_limits_beyond_the_machine_are_refused_with_both_numbers(*, best_effort: bool) -> None:
+    runner, (_, files) = SubprocessRunner(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    pids = int(most_processes())
+    there = {"pids": (pids, f"--pids-limit {pids + 1} is more than the {pids} "), "cpus": (usable_cpus(), "--cpus ")}
+    if files != resource.RLIM_INFINITY:
+        there["open_files"] = files, f"open_files={files + 1} is more than the {files} "
+    for limit, (most, said) in there.items():
+        above = most * (1 + 1e-9) if limit == "cpus" else most + 1
+        with pytest.raises(InvalidRequest) as refused:
+            runner.check(request(**{limit: above}, best_effort=best_effort))
+        assert str(refused.value).startswith(said)
+        assert f" {above} is" in str(refused.value).replace("=", " ")
+        assert str(refused.value).endswith("Nothing was started.")
+        if limit != "cpus" or "cpus" in runner.holds():
+            runner.check(request(**{limit: most}, best_effort=best_effort))
 
 
 def test_half_a_processor_is_half_a_processor(grouped: Place) -> None:

@@ -100,6 +100,28 @@ async def test_a_job_waits_for_the_box_that_is_being_made_for_its_kind(bench: Be
     box.connection.close()
 
 
+async def test_boxes_of_one_kind_are_given_up_those_that_come_among_them(bench: Bench) -> None:
+    coming = threading.Event()
+
+    def made_when_stopped(stop: CallOff) -> Box:
+        coming.set()
+        assert stop.wait(GUARD_SECONDS)
+        return bench.make(stop)
+
+    bench.pool.refill("image-a", bench.make)
+    bench.pool.refill("image-b", bench.make)
+    await bench.waiting(2)
+    bench.pool.refill("image-a", made_when_stopped)
+    assert await asyncio.to_thread(coming.wait, GUARD_SECONDS)
+    await asyncio.to_thread(bench.pool.give_up, "age-a")
+    assert len(bench.closed) == 2
+    assert await asyncio.to_thread(bench.take, "image-a") is None
+    kept = await asyncio.to_thread(bench.take, "image-b")
+    assert kept is not None
+    assert kept.id not in bench.closed
+    kept.connection.close()
+
+
 @pytest.mark.parametrize("why", [WorkerNotStarted("No."), KeyError("Id")])
 async def test_a_box_that_could_not_be_made_leaves_its_job_to_start_without(bench: Bench, why: Exception) -> None:
     gate = threading.Event()

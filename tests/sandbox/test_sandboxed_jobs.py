@@ -55,6 +55,13 @@ def test_values_go_in_and_plain_data_comes_back(place: Place, way: str) -> None:
     assert found.exit.code == 0
 
 
+def test_shared_memory_that_is_full_is_told(place: Place) -> None:
+    code = "import mmap, os\nfile = os.open('/dev/shm/x', os.O_CREAT | os.O_RDWR)\nos.truncate(file, 16 << 20)\n"
+    found = run(place, f"{code}mmap.mmap(file, 16 << 20)[:] = bytes(16 << 20)")
+    assert found.exit.signal == "SIGBUS"
+    assert "/dev/shm is full: it has 8 MiB in the sandbox. Share less, or rerun with -r docker" in found.exit.detail
+
+
 def test_what_only_pickle_could_send_is_refused_by_name(place: Place) -> None:
     end = run(place, "class A: pass\nx = A()", outputs=("x",)).terminal
     assert isinstance(end, Raised)

@@ -51,6 +51,23 @@ def test_a_container_is_described_by_what_it_keeps_apart(details: dict[str, Any]
 
 
 @pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], None),
+        (["numpy>=2", "pandas"], "numpy>=2, pandas"),
+        (["a==1 --hash=sha256:00 --hash=sha256:11", 'b>1; python_version < "4"'], "a==1, b>1"),
+        ([f"p{n}" for n in range(9)], "p0, p1, p2, p3, p4, p5 and 3 more"),
+    ],
+)
+def test_packages_that_were_added_to_the_image_are_named_with_the_image_made_of_it(
+    lines: list[str], said: str | None
+) -> None:
+    found = container(requirements=lines, built="sha256:1", built_name="nodetool/built:0123")
+    rows = [dict(isolation_rows(found, ResourceLimits(), stable=stable)).get("packages") for stable in (False, True)]
+    assert rows == ([f"{said} (nodetool/built:0123)", said] if said else [None, None])
+
+
+@pytest.mark.parametrize(
     ("isolation", "text"),
     [
         (ev.Isolation(runner="threaded", profile="default", details={"namespace": "shared"}),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from nodetool_jupyter.events import LogUpdate, NodeProgress, Notification
-from nodetool_jupyter.frames import FilePart, Returned
+from nodetool_jupyter.frames import FilePart, Raised, Returned
 from nodetool_jupyter.worker import progress
 from tests.worker.driving import Child, Ran
 
@@ -208,6 +208,21 @@ def test_a_collected_file_that_cannot_come_is_told_and_fails_nothing(run: Run) -
     assert note.severity == "warning"
     assert note.content.startswith("File 'b.csv' (1024.0 GiB) can't come back from the job: ")
     assert [part.name for part in ran.of(FilePart) if not part.given_up] == ["a.csv", "c.csv"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [("no*.csv", "it fits nothing. Files below a folder are named as in 'out/*.csv'"), ("o*", "it fits only folders")],
+)
+@pytest.mark.parametrize("end", ["", "\n1 / 0"])
+def test_a_pattern_that_no_file_fits_is_told_and_fails_nothing(run: Run, pattern: str, why: str, end: str) -> None:
+    ran = run(f"import os\nos.makedirs('out')\nopen('a.txt', 'w').close(){end}", frame={"collect": [pattern, "*.txt"]})
+    assert isinstance(ran.terminal, Raised if end else Returned)
+    [note] = ran.of(Notification)
+    assert note.severity == "warning"
+    assert note.content.startswith(f"No file came back for --collect {pattern!r}: in /")
+    assert f" {why}" in note.content
+    assert [part.name for part in ran.of(FilePart)] == ["a.txt"]
 
 
 def test_what_the_cell_raised_counts_and_not_a_file_that_cannot_be_collected(run: Run) -> None:

@@ -15,6 +15,7 @@ from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.events import Display, Exit, JobUpdate, LogUpdate, NodeProgress, OutputUpdate, Stream
 from nodetool_jupyter.frames import Value
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.view import begin, fold_all, warning_lines
 from nodetool_jupyter.worker.pickled import encode_input
 from tests.docker.jobs import SLEEP, STUBBORN, Jobs, isolation, jobs_on
 from tests.engine import images
@@ -151,8 +152,10 @@ def test_saved_and_collected_files_come_into_a_private_folder(jobs: Jobs) -> Non
         "from nodetool_jupyter import save\nopen('a.txt', 'w').write('saved')\nsave('a.txt')\n"
         "for n in range(2):\n    open(f'out-{n}.csv', 'w').write('x' * 100_000)\nopen('left.txt', 'w').write('')"
     )
-    job, events = jobs.run(code, container=ContainerOptions(collect=("*.csv",)))
+    job, events = jobs.run(code, container=ContainerOptions(collect=("*.csv", "*.png")))
     assert job.status is JobStatus.COMPLETED, job.message
+    [lacking] = warning_lines(fold_all(begin(job), events))
+    assert lacking.startswith("  warning: No file came back for --collect '*.png': in /job it fits nothing.")
     paths = [Path(event.metadata["path"]) for event in of(events, OutputUpdate)]
     assert sorted(path.name for path in paths) == ["a.txt", "out-0.csv", "out-1.csv"]
     assert {path.parent.name for path in paths} == {job.id}

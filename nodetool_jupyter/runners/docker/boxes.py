@@ -12,9 +12,9 @@ from ...jobs import Profile
 from ..base import WorkerNotStarted
 from .attach import Parts, hang_up
 from .engine import LONG_SECONDS, CallOff, Engine, EngineRefused, EngineUnavailable
+from .failures import not_started
 from .handshake import CALLED_OFF, handshake, patience, send_ahead
 from .lines import Line
-from .refusals import no_python
 from .spec import ContainerSpec, differences, update_fields
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def open_box(
             _end(connection)
         engine.remove(created["Id"])
         if isinstance(error, EngineRefused | EngineUnavailable | OSError):
-            raise _not_started(error, spec) from None
+            raise not_started(error, spec) from None
         raise
     return Box(
         id=created["Id"], name=name, spec=spec, connection=connection, parts=parts, python=python, not_held=lacking
@@ -110,7 +110,7 @@ def hand_out(engine: Engine, box: Box, spec: ContainerSpec, *, profile: Profile,
     except BaseException as error:
         close_box(engine, box)
         if isinstance(error, EngineRefused | EngineUnavailable):
-            raise _not_started(error, spec) from None
+            raise not_started(error, spec) from None
         raise
     return replace(box, spec=spec, not_held=lacking)
 
@@ -162,7 +162,7 @@ def _create(engine: Engine, spec: ContainerSpec, name: str, labels: Mapping[str,
     try:
         return engine.create(config, name)
     except EngineRefused as error:
-        raise _not_started(error, spec) from None
+        raise not_started(error, spec) from None
     except EngineUnavailable as error:
         # the reply may be lost and the container be there: its name tells
         try:
@@ -209,31 +209,3 @@ class _HangUp:
 def _go_on(stop: CallOff) -> None:
     if stop.is_set():
         raise WorkerNotStarted(CALLED_OFF)
-
-
-def _not_started(error: Exception, spec: ContainerSpec) -> WorkerNotStarted:
-    text = str(error).strip().rstrip(".")
-    if "could not select device driver" in text or "nvidia-container" in text:
-        return WorkerNotStarted(
-            "The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver and "
-            "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out.",
-            options=("--gpus",),
-        )
-    if "unable to find user" in text or "unable to find group" in text:
-        return WorkerNotStarted(
-            f"The image has no user {spec.config['User']!r}. Give a number with --user, as in --user 1000:1000.",
-            options=("--user",),
-        )
-    if "network" in text and "not found" in text:
-        return WorkerNotStarted(_no_network(spec.host["NetworkMode"]), options=("--network",))
-    if "python3" in text and ("not found" in text or "no such file" in text):
-        return WorkerNotStarted(no_python(spec))
-    if isinstance(error, EngineUnavailable):
-        return WorkerNotStarted(str(error))
-    return WorkerNotStarted(f"The engine refused the container: {text}. Change what it names, and run the cell again.")
-
-
-def _no_network(name: str) -> str:
-    if name.startswith("nodetool-"):
-        return "The network of this kernel's containers was removed. Run the cell again: it is made anew."
-    return f"--network {name}: the engine has no such network. `docker network ls` lists those that it has."

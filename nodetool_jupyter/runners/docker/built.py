@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ... import places
 from ...events import NodeProgress
@@ -47,6 +47,13 @@ _HOST: Mapping[str, Any] = {
 Say = Callable[[NodeProgress], object]
 
 
+class Built(NamedTuple):
+    """An image that was made for a job's requirements."""
+
+    id: str
+    name: str
+
+
 class Builder:
     """Makes images for `ContainerOptions.requirements`; from any thread. labels: of the containers that install.
 
@@ -67,8 +74,8 @@ class Builder:
         self._labels = dict(labels)
         self._pythons: dict[str, Python] = {}
 
-    def get(self, base: Image, job: Job, *, say: Say, stop: CallOff) -> str:
-        """The id of the image with the job's requirements, built if it isn't there.
+    def get(self, base: Image, job: Job, *, say: Say, stop: CallOff) -> Built:
+        """The image with the job's requirements, built if it isn't there.
 
         Installing takes no longer than the job may run, and than `_BUILD_SECONDS`. Blocks.
         Raises `WorkerNotStarted`, `EngineUnavailable`, `EngineRefused`; then nothing is left.
@@ -83,9 +90,10 @@ class Builder:
             )
         recipe = recipe_of(base.id, python, job.request.container.requirements)
         if found := self._find(recipe):
-            return found
+            return Built(found, _name(recipe))
         with alone(f"{LEASE}{recipe}", stop):
-            return self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
+            found = self._find(recipe) or self._build(base, python, recipe, job, say=say, stop=stop)
+        return Built(found, _name(recipe))
 
     def _find(self, recipe: str) -> str:
         """The image that was built here: others may carry the label, and are not fetched under that name by chance."""

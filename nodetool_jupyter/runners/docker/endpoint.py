@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 
 CONFIGURED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 SOCKET = "/var/run/docker.sock"
+_MARKUP = re.compile(r"<[^>]*>")
+_MOST_SAID = 300
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
@@ -112,6 +115,20 @@ def why(error: BaseException) -> str:
     known = {errno.ENOENT: "there is no such socket", errno.ECONNREFUSED: "connection refused"}
     words = str(error).rpartition(": ")[2].strip("()'\" ")
     return known.get(number_in(error)) or words or type(error).__name__
+
+
+def answer_in(error: BaseException) -> tuple[int, str] | None:
+    """Status and words of an answer that was no engine's; `None` where none came, or one that `why` knows."""
+    from docker.errors import APIError
+
+    found = (one for one in _chain(error) if isinstance(one, APIError) and "HTTPS server" not in str(one))
+    return next(((one.response.status_code, in_words(str(one.explanation or ""))) for one in found), None)
+
+
+def in_words(text: str) -> str:
+    """What an engine says, or a proxy before it, as part of a sentence: on one line, without a page's markup."""
+    words = " ".join(_MARKUP.sub(" ", text).split()).rstrip(".")
+    return words if len(words) <= _MOST_SAID else f"{words[:_MOST_SAID]} …"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

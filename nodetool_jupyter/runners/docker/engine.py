@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.client import HTTPException as _NoHttp
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +16,8 @@ import anyio
 import anyio.to_thread
 
 from ...errors import RunnerUnavailable
-from .endpoint import NoEndpoint, endpoint, number_in, why
-from .hail import Hail
+from .endpoint import NoEndpoint, answer_in, endpoint, in_words, number_in, why
+from .hail import Hail, NotWell
 from .removal import Removal
 
 if TYPE_CHECKING:
@@ -52,8 +53,12 @@ class EngineRefused(Exception):
     """The engine answered a call with an error: its status and its words."""
 
     def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
+        super().__init__(in_words(text) or _phrase(status))
         self.status = status
+
+
+NOT_ALLOWED = (401, 403)
+"""Of a proxy before the engine, or of a plugin in it."""
 
 
 class CallOff(threading.Event):
@@ -125,9 +130,21 @@ class Engine:
             return known
         if self.silent:
             raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
-        facts: Mapping[str, Any] = self.ask(lambda client: client.info(), seconds=CHECK_SECONDS)
+        facts = self.asked_of_it(lambda client: dict(client.info()))
         self._facts = time.monotonic(), facts
         return facts
+
+    def asked_of_it(self, call: Callable[[APIClient], T]) -> T:
+        """The answer to what every engine tells within seconds, so that one that refuses is none to be used.
+
+        Raises `EngineUnavailable`; `EngineRefused` for what isn't there, and what isn't asked well.
+        """
+        try:
+            return self.ask(call, seconds=CHECK_SECONDS)
+        except EngineRefused as error:
+            if error.status in (400, 404):
+                raise
+            raise self.not_served(error.status, str(error)) from None
 
     @contextmanager
     def facts_meanwhile(self) -> Iterator[Mapping[str, Any]]:
@@ -317,4 +334,25 @@ class Engine:
                 f"this process has too many files open to ask the engine at {self.url}",
                 "Run fewer jobs at once, or allow more (ulimit -n)",
             )
+        if isinstance(error, NotWell):
+            return self.not_served(error.status, "")
+        if (answer := answer_in(error)) is not None:
+            return self.not_served(*answer)
         return EngineUnavailable(f"no engine answers at {self.url}: {why(error)}")
+
+    def not_served(self, status: int, words: str) -> EngineUnavailable:
+        """What to raise for a call that was answered with this, and that every engine serves."""
+        phrase = _phrase(status)
+        said = f", {words!r}" if words and words != phrase else ""
+        return EngineUnavailable(
+            f"what answers at {self.url} refused a call of an engine's API ({status} {phrase}{said})",
+            "Where a proxy stands before the engine, have it let every call pass; else set DOCKER_HOST to where the "
+            "engine listens, or choose another --runner",
+        )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

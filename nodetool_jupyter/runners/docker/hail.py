@@ -8,6 +8,14 @@ import time
 _HEAD_BYTES = 1 << 10
 
 
+class NotWell(ConnectionError):
+    """Another answer than the good one: its status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"it answered with {status}")
+        self.status = status
+
+
 class Hail:
     """A ping that is sent with this, and heard later. sent: when, on the monotonic clock. Raises `OSError`."""
 
@@ -26,8 +34,9 @@ class Hail:
         """Wait for the answer, which must be a good one. Raises `OSError`."""
         with self._connection:
             head = self._connection.recv(_HEAD_BYTES).partition(b"\r\n")[0]
-        if b" 200 " not in head + b" ":
-            raise ConnectionError(f"it answered {head.decode('ascii', 'replace')!r}")
+        status = [*head.split(), b"", b""][1]
+        if status != b"200":
+            raise NotWell(int(status)) if status.isdigit() else ConnectionError("it hung up")
 
     def close(self) -> None:
         """Hear nothing."""

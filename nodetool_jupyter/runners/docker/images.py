@@ -16,7 +16,7 @@ from ...containers import ContainerOptions, default_image, is_pinned
 from ...errors import InvalidRequest, Refused
 from ...events import NodeProgress
 from ..base import WorkerNotStarted
-from .engine import CHECK_SECONDS, CallOff, Engine, EngineRefused
+from .engine import NOT_ALLOWED, CallOff, Engine, EngineRefused
 from .lines import Line
 
 _KNOWN_SECONDS = 5.0
@@ -26,13 +26,15 @@ _BAR = "pull"
 _MOST_SHOWN = 60
 _VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
 _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
+_NOT_THERE = ("not found", "does not exist", "manifest unknown")
 
 
 @dataclass(frozen=True)
 class Image:
     """An image of the engine: its name as asked for, its id, the digest under which a registry knows it.
 
-    volumes: the folders that it declares to be kept outside of it.
+    volumes: the folders that it declares to be kept outside of it. built: the name of the one that was made of it for
+    a job's requirements.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Image:
     user: str = ""
     python: str = ""
     volumes: tuple[str, ...] = ()
+    built: str = ""
 
 
 class ImageMissing(Refused):
@@ -103,7 +106,7 @@ class Images:
         if known is not None and (now - known[0] < _KNOWN_SECONDS or known[0] > self._sure_from):
             return known[1]
         try:
-            found = self._engine.ask(lambda client: client.inspect_image(name), seconds=CHECK_SECONDS)
+            found = self._engine.asked_of_it(lambda client: client.inspect_image(name))
         except EngineRefused as error:
             if "invalid reference format" in str(error):
                 raise NoImageName(name) from None
@@ -136,19 +139,18 @@ class Images:
         try:
             found = None if options.pull == "always" and not options.pinned else self.check(options)
             if found is None:
-                self._pull(options.image or default_image(), report, stop)
+                self._pull(options, report, stop)
                 found = self.find(options)
         except Refused as error:
             raise WorkerNotStarted(str(error), options=error.options) from None
-        except EngineRefused as error:
-            raise WorkerNotStarted(str(error)) from None
         if found is None:
             raise WorkerNotStarted(f"Image {options.image!r} was pulled and is gone again. Run the cell once more.")
         return found
 
-    def _pull(self, name: str, report: Callable[[NodeProgress], object], stop: CallOff) -> None:
+    def _pull(self, options: ContainerOptions, report: Callable[[NodeProgress], object], stop: CallOff) -> None:
+        name = options.image or default_image()
         repository, _, tag = name.partition("@") if "@" in name else _split_tag(name)
-        layers: dict[str, tuple[int, int]] = {}
+        progress = _Progress(name, report)
 
         def pull(client: Any) -> None:
             answer = _pull_line(client, repository, tag or "latest")
@@ -157,8 +159,10 @@ class Images:
                     answer.open()
                     for line in answer:
                         if "error" in line:
-                            raise WorkerNotStarted(_not_pulled(name, str(line["error"])))
-                        _note(layers, line, name, report)
+                            raise _NotPulled(str(line["error"]))
+                        progress.take(line)
+            except TimeoutError:
+                raise _NotPulled(f"nothing came of it for {_PULL_SILENCE_SECONDS:g} s") from None
             finally:
                 answer.end()
                 if stop.is_set():
@@ -166,9 +170,14 @@ class Images:
 
         try:
             self._engine.ask(pull, seconds=_PULL_SILENCE_SECONDS)
-        except EngineRefused as error:
-            raise WorkerNotStarted(_not_pulled(name, str(error))) from None
-        report(NodeProgress(node_id=_BAR, bar=_BAR, progress=1, total=1, label=_label(name), closed=True))
+        except (EngineRefused, _NotPulled) as error:
+            if isinstance(error, EngineRefused) and error.status in NOT_ALLOWED:
+                raise
+            self._known.pop(name, None)
+            is_here = options.pull == "always" and self.find(options) is not None
+            options_ = ("--pull",) if is_here else ()
+            raise WorkerNotStarted(_not_pulled(name, str(error), is_here=is_here), options=options_) from None
+        progress.done()
         self._known.pop(name, None)
 
     def remarks(self, image: Image, options: ContainerOptions) -> list[str]:
@@ -249,31 +258,58 @@ def _split_tag(name: str) -> tuple[str, str, str]:
     return f"{head}{slash}{repository}", colon, tag
 
 
-def _note(
-    layers: dict[str, tuple[int, int]], line: Mapping[str, Any], name: str, report: Callable[[NodeProgress], object]
-) -> None:
-    detail = line.get("progressDetail") or {}
-    if "id" in line and detail.get("total") and line.get("status") == "Downloading":
-        layers[line["id"]] = detail.get("current", 0), detail["total"]
-    elif line.get("id") in layers and line.get("status") in ("Download complete", "Pull complete", "Already exists"):
-        layers[line["id"]] = (layers[line["id"]][1],) * 2
-    else:
-        return
-    done, total = (sum(part) for part in zip(*layers.values(), strict=True))
-    report(NodeProgress(node_id=_BAR, bar=_BAR, progress=done, total=total, label=_label(name), unit="B"))
+class _NotPulled(Exception):
+    """Why an image did not come."""
 
 
-def _label(name: str) -> str:
-    """The part of a name that tells images apart."""
-    return f"pull {name.partition('@')[0].rpartition('/')[2]}"
+class _Progress:
+    """How far a pull is, on the job's card."""
+
+    def __init__(self, name: str, report: Callable[[NodeProgress], object]) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._report = report
+        self._label = f"pull {name.partition('@')[0].rpartition('/')[2]}"  # what tells images apart
+        self._status = ""
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """One line of the engine's answer."""
+        detail, status = line.get("progressDetail") or {}, str(line.get("status", ""))
+        if "id" in line and detail.get("total") and status == "Downloading":
+            self._layers[line["id"]] = detail.get("current", 0), detail["total"]
+        elif line.get("id") in self._layers and status in ("Download complete", "Pull complete", "Already exists"):
+            self._layers[line["id"]] = (self._layers[line["id"]][1],) * 2
+        else:
+            self._status = status if status.startswith("Status: ") else self._status
+            return
+        done, total = (sum(part) for part in zip(*self._layers.values(), strict=True))
+        self._say(done, total)
+
+    def done(self) -> None:
+        """It is there."""
+        total = sum(total for _, total in self._layers.values())
+        self._say(total, total, closed=True, chunk="up to date" if "up to date" in self._status else "")
+
+    def _say(self, done: int, total: int, **more: Any) -> None:
+        size = (done, total, "B") if total else (1, 1, "")
+        progress, most, unit = size
+        self._report(
+            NodeProgress(node_id=_BAR, bar=_BAR, progress=progress, total=most, unit=unit, label=self._label, **more)
+        )
 
 
-def _not_pulled(name: str, why: str) -> str:
+def _not_pulled(name: str, why: str, *, is_here: bool) -> str:
+    """is_here: an image of this name, perhaps an older one."""
     why = why.strip().rstrip(".")
-    if "not found" in why or "does not exist" in why or "manifest unknown" in why:
-        return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
-    if any(words in why for words in _UNREACHABLE):
+    is_missing = any(words in why for words in _NOT_THERE)
+    if any(words in why for words in _UNREACHABLE) and not is_missing:
         why = f"the engine can't reach the image's registry ({why.rpartition(': ')[2]})"
+    if is_here:
+        return (
+            f"Image {name!r} is on this machine and can't be refreshed, as --pull always asks: {why}. "
+            "--pull missing takes the one that is here."
+        )
+    if is_missing:
+        return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
     return (
         f"Image {name!r} is not on this machine and can't be pulled: {why}. "
         "Check the engine's network, or load the image by hand (docker load)."

@@ -33,7 +33,7 @@ def isolation(
             "image": image.name,
             "image_id": image.id,
             "digest": image.digest,
-            **({"built": spec.config["Image"]} if request.container.requirements else {}),
+            **(_built(request, spec, image) if image.built else {}),
             "user": spec.config["User"],
             "network": host["NetworkMode"],
             "read_only": host["ReadonlyRootfs"],
@@ -45,3 +45,11 @@ def isolation(
             "profile_limits": dict(spec.defaults),
         },
     )
+
+
+def _built(request: JobRequest, spec: ContainerSpec, image: Image) -> dict[str, object]:
+    return {
+        "built": spec.config["Image"],
+        "built_name": image.built,
+        "requirements": list(request.container.requirements),
+    }

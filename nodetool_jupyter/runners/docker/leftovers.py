@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import InvalidRequest
 from ..base import Swept
-from .engine import CHECK_SECONDS, LONG_SECONDS, Engine, EngineRefused
+from .engine import CHECK_SECONDS, LONG_SECONDS, SHORT_SECONDS, Engine, EngineRefused, EngineUnavailable
 
 OWNER_LABEL = "nodetool.owner"
 BUILT_LABEL = "nodetool.built"
@@ -53,21 +53,16 @@ def owned_by(owner: str) -> Callable[[Labels], bool]:
     return lambda labels: labels.get(OWNER_LABEL) == owner
 
 
-def remove_leftovers(engine: Engine, gone: Callable[[Labels], bool], *, built_before: float = 0.0) -> Swept:
+def remove_leftovers(engine: Engine, gone: Callable[[Labels], bool]) -> Swept:
     """Remove containers, then networks and volumes, whose labels tell of an owner that is gone.
 
-    Images that were built for jobs before `built_before`, in seconds since 1970, go as well, unless a container uses
-    them. Never touches what has no label of ours. Blocks. Raises `EngineUnavailable`, `EngineRefused`.
+    Never touches what has no label of ours. Blocks. Raises `EngineUnavailable`, `EngineRefused`.
     """
-    found = [
-        (what, remove)
-        for what, labels, remove in (*_containers(engine), *_networks(engine), *_volumes(engine))
-        if gone(labels)
-    ]
-    found += _images(engine, built_before) if built_before else []
     removed: list[str] = []
     left: list[str] = []
-    for what, remove in found:
+    for what, labels, remove in (*_containers(engine), *_networks(engine), *_volumes(engine)):
+        if not gone(labels):
+            continue
         try:
             engine.ask(remove, seconds=LONG_SECONDS)
             removed.append(what)
@@ -77,14 +72,73 @@ def remove_leftovers(engine: Engine, gone: Callable[[Labels], bool], *, built_be
     return Swept(tuple(removed), tuple(left))
 
 
+def remove_built(engine: Engine, before: float, *, owner: str, free: Callable[[str], object]) -> Swept:
+    """Remove the images that were built for jobs before a time, in seconds since 1970, unless a container uses them.
+
+    owner: whose containers are this kernel's. free: gives up those of it that wait with an image, by its id. Blocks.
+    Raises as `remove_leftovers`.
+    """
+    removed: list[str] = []
+    left: list[str] = []
+    for one in engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL})):
+        if one["Created"] >= before:
+            continue
+        what = f"image {(one['RepoTags'] or [one['Id'][7:19]])[0]}"
+        free(one["Id"])
+        if why := _kept(engine, one["Id"], owner):
+            left.append(f"{what}: {why}")
+        else:
+            removed.append(what)
+    return Swept(tuple(removed), tuple(left))
+
+
+def _kept(engine: Engine, image: str, owner: str) -> str:
+    """Why an image is still there; "" when it is gone. A container of a job that has ended is waited for."""
+    while True:
+        try:
+            engine.ask(_call("remove_image", image), seconds=LONG_SECONDS)
+        except EngineRefused as error:
+            if error.status != 409:
+                return "" if error.status == 404 else str(error)
+            users = engine.ask(lambda client: client.containers(all=True, filters={"ancestor": image}))
+            ending = [one for one in users if one["Labels"].get(OWNER_LABEL) == owner and one["State"] in _ENDED]
+            if not ending or not all(_goes(engine, one["Id"]) for one in ending):
+                return _in_use(users, owner) or str(error)
+        else:
+            return ""
+
+
+def _goes(engine: Engine, container: str) -> bool:
+    """Whether one of our own that has ended is gone; it is removed a moment after its job's end."""
+    try:
+        engine.ask(lambda client: client.wait(container, condition="removed", timeout=SHORT_SECONDS))
+    except EngineRefused as error:
+        return error.status == 404
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def _in_use(users: list[dict[str, Any]], owner: str) -> str:
+    if not users:
+        return ""
+    whose = [one["Labels"].get(OWNER_LABEL, "") for one in users]
+    if owner in whose:
+        return "a job of this kernel uses it. Prune again when that has ended."
+    if any(whose):
+        return "a container of another kernel uses it, or waits with it. Prune again when that kernel has ended."
+    names = ", ".join(_name(one) for one in users)
+    return f"it is used by {names}, which no kernel made. Remove that first."
+
+
 _Removable = tuple[str, Labels, Callable[[Any], object]]
+_ENDED = ("exited", "dead", "removing")
 _FILTERS = {"label": OWNER_LABEL}
 
 
 def _containers(engine: Engine) -> Iterator[_Removable]:
     for one in engine.ask(lambda client: client.containers(all=True, filters=_FILTERS)):
-        name = one["Names"][0].lstrip("/") if one["Names"] else one["Id"][:12]
-        yield f"container {name}", one["Labels"], _call("remove_container", one["Id"], v=True, force=True)
+        yield f"container {_name(one)}", one["Labels"], _call("remove_container", one["Id"], v=True, force=True)
 
 
 def _networks(engine: Engine) -> Iterator[_Removable]:
@@ -97,13 +151,8 @@ def _volumes(engine: Engine) -> Iterator[_Removable]:
         yield f"volume {one['Name']}", one["Labels"] or {}, _call("remove_volume", one["Name"])
 
 
-def _images(engine: Engine, built_before: float) -> list[tuple[str, Callable[[Any], object]]]:
-    built = engine.ask(lambda client: client.images(filters={"label": BUILT_LABEL}))
-    return [
-        (f"image {(one['RepoTags'] or [one['Id'][7:19]])[0]}", _call("remove_image", one["Id"]))
-        for one in built
-        if one["Created"] < built_before
-    ]
+def _name(container: Mapping[str, Any]) -> str:
+    return str(container["Names"][0].lstrip("/") if container["Names"] else container["Id"][:12])
 
 
 def _call(method: str, name: str, **options: bool) -> Callable[[Any], object]:

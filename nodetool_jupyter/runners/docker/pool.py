@@ -20,6 +20,7 @@ _MOST_PER_KEY = 2
 _MOST = 4
 _LOOK_SECONDS = 0.05
 _AGAIN_SECONDS = 0.05
+_GONE_SECONDS = 10.0
 _MOST_TOUCHED = 1000  # that nobody may have got yet
 IDLE_SECONDS = 300.0
 
@@ -221,6 +222,19 @@ class StandbyPool:
             for one in [one for one in self._waiting if which(one)]:
                 self._waiting.remove(one)
                 self._executor.submit(self._close, one.box)
+
+    def give_up(self, part: str) -> None:
+        """Close every box with this in its key, and those that are being made; blocks until they are gone."""
+        with self._lock:
+            mine = [one for one in self._waiting if part in one.key]
+            self._waiting = [one for one in self._waiting if one not in mine]
+            coming = [one for one in self._coming if part in one.key and not one.claimed]
+            for being_made in coming:
+                being_made.stop.set()
+        for one in mine:
+            self._close(one.box)
+        for being_made in coming:
+            being_made.gone.wait(_GONE_SECONDS)
 
     def empty(self) -> None:
         """Close every box, those that are still being made as they come; no box is taken or made after."""

@@ -3,57 +3,105 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...containers import check_options
-from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused
+from ...errors import InvalidRequest, LimitNotHeld, ProfileRefused, name_of_limit
 from ...frames import Value
-from ...jobs import JobRequest, Profile
-from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, parse_size
+from ...jobs import JobRequest, Profile, ResourceLimits
+from ...quantities import LEAST_CONTAINER_MEMORY_BYTES, format_size, numbers_apart, parse_size, sizes_apart
 from ...worker.values import PLAIN
-from .spec import LEAST_CPUS, LEAST_PIDS, PROFILE_LIMITS, ContainerSpec, above_host, holds, holds_swap
+from ..kernel import MOST_PROCESSES, most_open_files, most_processes
+from .spec import LEAST_CPUS, LEAST_OPEN_FILES, LEAST_PIDS, PROFILE_LIMITS, ContainerSpec, holds, holds_swap
 
 _NOTHING = "Nothing was started."
-_OPTIONS = {"memory_bytes": "--memory", "shm_bytes": "--shm-size", "cpus": "--cpus"}
+_OPTIONS = {
+    "memory_bytes": "--memory {}",
+    "shm_bytes": "--shm-size {}",
+    "cpus": "--cpus {}",
+    "pids": "--pids-limit {}",
+    "open_files": "Limits(open_files={})",
+}
+_OF_THE_KERNEL = ("pids", "open_files")
 
 
-def check_request(request: JobRequest, facts: Mapping[str, Any]) -> None:
-    """Raise for limits that the host doesn't have, for what the profile doesn't allow, and what no container has."""
+def check_request(request: JobRequest, facts: Mapping[str, Any], *, local: bool) -> None:
+    """Raise for limits that the host doesn't have, for what the profile doesn't allow, and what no container has.
+
+    local: the engine's socket is on this machine.
+    """
     if request.python:
         raise InvalidRequest(
             f"--python {request.python!r} can't be had in a container: it has its image's Python. "
             f"Choose an --image. {_NOTHING}"
         )
     check_options(request.container)
-    memory = request.limits.memory_bytes
+    _check_least(request.limits)
+    _check_most(request.limits, facts, local=local)
+    _check_tmpfs(request.container.tmpfs, facts.get("MemTotal") or math.inf)
+    if request.profile is Profile.UNTRUSTED:
+        _check_untrusted(request)
+        _check_filtered(facts)
+
+
+def _check_least(limits: ResourceLimits) -> None:
+    memory, cpus, pids, files = limits.memory_bytes, limits.cpus, limits.pids, limits.open_files
     if memory is not None and memory < LEAST_CONTAINER_MEMORY_BYTES:
         raise InvalidRequest(
             f"--memory {format_size(memory)} is too little for Python itself. "
             f"Take {format_size(LEAST_CONTAINER_MEMORY_BYTES)} or more. {_NOTHING}"
         ).about("--memory")
-    cpus = request.limits.cpus
     if cpus is not None and cpus < LEAST_CPUS:
         raise InvalidRequest(
             f"--cpus {cpus:g} is less than an engine can hold. Take {LEAST_CPUS:g} or more. {_NOTHING}"
         ).about("--cpus")
-    pids = request.limits.pids
     if pids is not None and pids < LEAST_PIDS:
         raise InvalidRequest(
             f"--pids-limit {pids} is fewer than the {LEAST_PIDS} processes and threads that a container needs before "
             f"the code runs. Take {LEAST_PIDS} or more. {_NOTHING}"
         ).about("--pids-limit")
-    for name, asked, there in above_host(request.limits, facts):
-        how = format_size if name != "cpus" else "{:g}".format
+    if files is not None and files < LEAST_OPEN_FILES:
         raise InvalidRequest(
-            f"{_OPTIONS[name]} {how(asked)} is more than the {how(there)} that the engine's machine has. "
-            f"Ask for less. {_NOTHING}"
-        ).about(_OPTIONS[name])
-    _check_tmpfs(request.container.tmpfs, facts.get("MemTotal") or math.inf)
-    if request.profile is Profile.UNTRUSTED:
-        _check_untrusted(request)
-        _check_filtered(facts)
+            f"Limits(open_files={files}) is fewer than the {LEAST_OPEN_FILES} that a container needs before the code "
+            f"runs. Take {LEAST_OPEN_FILES} or more. {_NOTHING}"
+        )
+
+
+def _check_most(limits: ResourceLimits, facts: Mapping[str, Any], *, local: bool) -> None:
+    asked = limits.asked()
+    memory = facts.get("MemTotal")
+    there = {"memory_bytes": memory, "shm_bytes": memory, "cpus": facts.get("NCPU")}
+    if not asked.keys().isdisjoint(_OF_THE_KERNEL):
+        there.update(most_allowed(facts, local=local))
+    for name, most in there.items():
+        if most and asked.get(name, 0) > most:
+            wanted, there_is = _written(name, asked[name], most)
+            can = "can have" if name in _OF_THE_KERNEL else "has"
+            raise InvalidRequest(
+                f"{_OPTIONS[name].format(wanted)} is more than the {there_is} that the engine's machine {can}. "
+                f"Ask for less. {_NOTHING}"
+            ).about(name_of_limit(name))
+
+
+def most_allowed(facts: Mapping[str, Any], *, local: bool) -> dict[str, float]:
+    """What the kernel of the engine's machine allows, as far as it is told.
+
+    A socket of this machine may still lead to a virtual one, or further, so that the kernel must be this one by name.
+    """
+    here = os.uname()
+    if not local or (facts.get("Name"), facts.get("KernelVersion")) != (here.nodename, here.release):
+        return {"pids": MOST_PROCESSES}
+    return {"pids": most_processes(), "open_files": most_open_files()}
+
+
+def _written(name: str, value: float, most: float) -> tuple[str, str]:
+    """Both as people write them."""
+    if name in _OF_THE_KERNEL:
+        return f"{value:.0f}", f"{most:.0f}"
+    return sizes_apart(value, most) if name.endswith("_bytes") else numbers_apart(value, most)
 
 
 def _check_tmpfs(tmpfs: Mapping[str, str], most: float) -> None:

@@ -106,7 +106,7 @@ class DockerRunner:
             self._check(request, facts)
 
     def _check(self, request: JobRequest, facts: Mapping[str, Any]) -> None:
-        check_request(request, facts)
+        check_request(request, facts, local=bool(self.engine.local_socket))
         if request.container.gpus:
             self._gpus.check(request.container.gpus, facts)
         if request.container.requirements:
@@ -284,7 +284,13 @@ class DockerRunner:
             return Swept()
         try:
             self.engine.facts()
-            return leftovers.remove_leftovers(self.engine, gone, built_before=built_before)
+            swept = leftovers.remove_leftovers(self.engine, gone)
+            if not built_before:
+                return swept
+            owner = self._labels[leftovers.OWNER_LABEL]
+            free = self._pool.give_up if self._pool is not None else lambda image: None
+            built = leftovers.remove_built(self.engine, built_before, owner=owner, free=free)
+            return Swept(swept.removed + built.removed, swept.left + built.left)
         except (EngineUnavailable, EngineRefused) as error:
             return Swept(left=(str(error),))
 

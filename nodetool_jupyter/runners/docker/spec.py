@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...containers import MOST_ID, WORKDIR, Bind, ContainerOptions, gpu_ids
-from ...jobs import JobRequest, Profile, ResourceLimits
+from ...jobs import JobRequest, Profile
 from . import syscalls
 from .bundle import LOADER
 
@@ -17,6 +17,7 @@ NOBODY = "65534:65534"
 SHARED = "/dev/shm"  # noqa: S108 - a mount of the container's own
 LEAST_CPUS = 0.01
 LEAST_PIDS = 3
+LEAST_OPEN_FILES = 64  # the worker keeps its own at the end of these
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _NANO = 10**9
 _MIB = 1 << 20
@@ -282,13 +283,6 @@ def pool_key(spec: ContainerSpec) -> str:
 def update_fields(spec: ContainerSpec) -> dict[str, Any]:
     """The body of the engine's update call, for limits that differ from those a waiting container has."""
     return {name: spec.host[name] for name in _UPDATABLE if spec.host[name]}
-
-
-def above_host(limits: ResourceLimits, facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """Limits that are more than the host has: name, asked, there."""
-    there = {"memory_bytes": facts.get("MemTotal"), "shm_bytes": facts.get("MemTotal"), "cpus": facts.get("NCPU")}
-    asked = limits.asked()
-    return [(name, asked[name], float(most)) for name, most in there.items() if most and asked.get(name, 0) > most]
 
 
 def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +21,8 @@ from ...jobs import Job, JobRequest, Profile
 from ..base import WorkerNotStarted
 from . import leftovers
 from .boxes import Box, fits, hand_out, open_box
-from .built import Builder
-from .engine import CallOff, Engine, EngineRefused, MustAsk
+from .built import Builder, Built
+from .engine import NOT_ALLOWED, CallOff, Engine, EngineRefused, MustAsk
 from .gpus import Gpus
 from .images import Image, Images
 from .links import Links
@@ -102,10 +103,11 @@ class Starts:
             self._note_drift(image, request, say)
             watched = self._watch.ensure(loop)
             with ExitStack() as leases:
-                built = image.id
+                built = Built(image.id, "")
                 if options.requirements:
                     built = self._builder.get(image, job, say=say, stop=stop)
-                spec = self._spec(job, image, leases, stop, built=built)
+                    image = replace(image, built=built.name)
+                spec = self._spec(job, image, leases, stop, built=built.id)
                 shown = what_lies_at(mount["Source"] for mount in spec.host["Mounts"])
                 key = f"{pool_key(spec)} {shown}"
                 box = self._box(request, spec, key, stop)
@@ -114,7 +116,8 @@ class Starts:
         except Refused as error:
             raise WorkerNotStarted(str(error), options=error.options) from None
         except EngineRefused as error:
-            raise WorkerNotStarted(str(error)) from None
+            why = self._engine.not_served(error.status, str(error)) if error.status in NOT_ALLOWED else error
+            raise WorkerNotStarted(str(why)) from None
         except OSError as error:
             raise not_possible(error) from None
         except WorkerNotStarted:
