@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ..config import SETTINGS
 from ..errors import InvalidRequest, JobFailed, JobNotFound
 from ..jobs import Job, JobStatus
-from ..quantities import format_duration, format_size, parse_age
+from ..quantities import format_duration, format_size, parse_age, parse_size
 from ..view import view_text
 from .completion import VERBS
 from .handle import JobHandle
@@ -236,7 +236,8 @@ def _config(session: Session, words: list[str]) -> None:
         if name not in known:
             raise InvalidRequest(f"There is no setting {name!r}. `%nodetool config` lists them.")
         value = settings.or_default(name)
-        shown = "-" if value is None or value == "" else without_password(str(value))
+        text = format_size(value) if value and known[name].parse is parse_size else str(value)
+        shown = "-" if value is None or value == "" else without_password(text)
         unread = name in settings.unread
         rows.append([name, "can't be read" if unread else shown, settings.origin(name), known[name].help])
     _print_table(rows)

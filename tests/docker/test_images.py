@@ -20,7 +20,7 @@ from nodetool_jupyter.view import bar_lines, begin, fold_all
 from tests.docker.jobs import Jobs, isolation, jobs_on
 from tests.engine import images, private
 from tests.engine.private import Engine, until
-from tests.engine.registry import SlowRegistry, free_port, push, registry
+from tests.engine.registry import SlowRegistry, free_port, push, refusing_registry, registry
 from tests.workflows.seeing import of, text
 
 MARK = "print(open('/srv/mark').read())"
@@ -156,6 +156,21 @@ def test_a_registry_that_falls_silent_is_told_and_not_taken_for_an_engine_that_d
     with SlowRegistry().serving() as slow:
         job, _ = jobs.run("1", container=ContainerOptions(image=slow.name))
     assert "can't be pulled: nothing came of it for 1 s. Check the engine's network" in job.message
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "remedy"),
+    [
+        (401, "UNAUTHORIZED: authentication required", "Log in with docker login, as the user that runs this kernel."),
+        (403, "DENIED: requested access to the resource is denied", "Log in with docker login"),
+        (429, "TOOMANYREQUESTS: You have reached your pull rate limit.", "Try later, or log in with docker login"),
+    ],
+)
+def test_a_registry_that_refuses_is_answered_with_a_login(jobs: Jobs, status: int, words: str, remedy: str) -> None:
+    with refusing_registry(status, words) as name:
+        job, _ = jobs.run("1", container=ContainerOptions(image=name))
+    assert remedy in job.message
+    assert "network" not in job.message
 
 
 def test_a_job_cancelled_while_its_image_is_fetched_leaves_nothing(

@@ -124,6 +124,35 @@ class SlowRegistry:
             self._server.server_close()
 
 
+@contextmanager
+def refusing_registry(status: int, words: str) -> Iterator[str]:
+    """One that refuses everything that is asked but whether it is there; the name of an image in it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/v2/" else status)
+            body = json.dumps({"errors": [{"code": words.partition(":")[0], "message": words.partition(": ")[2]}]})
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body.encode())
+
+        do_HEAD = do_GET  # noqa: N815 - the server's name for it
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}/lab/model:1.0"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def _noise() -> bytes:
     """A layer with a file that nobody has."""
     layer = io.BytesIO()

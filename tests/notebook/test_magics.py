@@ -223,6 +223,8 @@ def test_the_kernels_choices_apply_and_say_where_they_come_from(
     run(shell, "%nodetool config")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("runner ")]
     assert line.split()[:3] == ["runner", "subprocess", "config"]
+    run(shell, "%nodetool config docker_memory 100m")
+    assert "100 MiB" in capsys.readouterr().out
 
 
 def test_traitlets_are_defaults_too(shell: InteractiveShell) -> None:

@@ -26,6 +26,8 @@ _BAR = "pull"
 _MOST_SHOWN = 60
 _VERSION = re.compile(r"[0-9A-Za-z.+]{1,32}\Z")
 _UNREACHABLE = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Client.Timeout")
+_UNKNOWN = ("unauthorized", "no basic auth credentials", "denied", "authentication required", "incorrect username")
+_TOO_MANY = ("toomanyrequests", "Too Many Requests", "too many requests", "rate limit")
 _NOT_THERE = ("not found", "does not exist", "manifest unknown")
 
 
@@ -307,6 +309,16 @@ def _not_pulled(name: str, why: str, *, is_here: bool) -> str:
         return (
             f"Image {name!r} is on this machine and can't be refreshed, as --pull always asks: {why}. "
             "--pull missing takes the one that is here."
+        )
+    if any(words in why for words in _TOO_MANY):
+        return (
+            f"Image {name!r} is not on this machine, and its registry gives no more for now: {why}. "
+            "Try later, or log in with docker login: who is known may have more."
+        )
+    if any(words in why for words in _UNKNOWN) and not is_missing:
+        return (
+            f"Image {name!r} is not on this machine, and its registry doesn't give it to you: {why}. "
+            "Log in with docker login, as the user that runs this kernel."
         )
     if is_missing:
         return f"Image {name!r} can't be pulled: {why}. Check the name and the tag, or log in with docker login."
