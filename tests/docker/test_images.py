@@ -140,13 +140,21 @@ def test_an_image_that_is_here_is_never_said_not_to_be(jobs: Jobs, docker_client
         docker_client.api.remove_image(name)
 
 
-@pytest.mark.parametrize("why", ["manifest for x:1 not found", "dial tcp: connection refused", "toomanyrequests: no"])
-def test_why_an_image_did_not_come_is_told_with_what_to_do(why: str) -> None:
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        ("manifest for x:1 not found", "Check the name"),
+        ("dial tcp: connection refused", "Check the engine's network"),
+        ("toomanyrequests: no", "Try later"),
+        ("no basic auth credentials", "Log in"),
+    ],
+)
+def test_why_an_image_did_not_come_is_told_with_what_to_do(why: str, remedy: str) -> None:
     there, not_there = (_not_pulled("x:1", why, is_here=is_here) for is_here in (True, False))
     assert "--pull missing takes the one that is here" in there
     assert "not on this machine" not in there
     assert "is on this machine" not in not_there
-    assert "Check the " in not_there
+    assert remedy in not_there
 
 
 def test_a_registry_that_falls_silent_is_told_and_not_taken_for_an_engine_that_does(
