@@ -261,7 +261,12 @@ def _settings(limit: str, version: int, value: float) -> list[tuple[str, str]]:
     if limit == "memory_bytes":
         if version == 2:
             return [("memory.max", whole), ("?memory.swap.max", "0")]
-        return [("memory.limit_in_bytes", whole), ("?memory.memsw.limit_in_bytes", whole)]
+        # without the second, which a kernel may lack, the third keeps what passes the limit from being swapped out
+        return [
+            ("memory.limit_in_bytes", whole),
+            ("?memory.memsw.limit_in_bytes", whole),
+            ("?memory.swappiness", "0"),
+        ]
     quota = str(max(1000, int(value * _PERIOD)))
     if version == 2:
         return [("cpu.max", f"{quota} {_PERIOD}")]

@@ -17,7 +17,7 @@ from nodetool_jupyter.runners.process_limits import WITHOUT_GROUPS, plan, profil
 from nodetool_jupyter.runners.process_python import interpreter
 from nodetool_jupyter.runners.subprocess import SubprocessRunner
 from nodetool_jupyter.worker import cgroups
-from tests.components import require
+from tests.components import require, require_right
 from tests.runners.processes import Place
 
 GROUPS = {**WITHOUT_GROUPS, "memory_bytes": "cgroup v2 memory", "pids": "cgroup v2 pids", "cpus": "cgroup v2 cpu"}
@@ -46,6 +46,17 @@ def test_two_threads_that_look_at_once_find_the_same(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "access", meanwhile)
     outer = cgroups.find()
     assert found == [outer, outer]
+
+
+def test_memory_beyond_a_groups_limit_is_not_swapped_out() -> None:
+    found = require_right("Control groups", cgroups.find(), "run as root, or where they are delegated to you")
+    group = cgroups.Group(f"nodetool-t-{os.getpid()}", found)
+    try:
+        assert "memory_bytes" in group.hold({"memory_bytes": 64 << 20})
+        kept = [Path(folder, name) for folder in group.folders for name in ("memory.swappiness", "memory.swap.max")]
+        assert {path.read_text() for path in kept if path.exists()} == {"0\n"}
+    finally:
+        assert group.remove()
 
 
 def test_limits_of_the_profile_apply_where_groups_hold_them_and_are_named_where_not() -> None:
