@@ -30,8 +30,8 @@ _MOST_HELD = 4
 _STATUS_SECONDS = 0.002
 _UNTRUSTED_EVENTS = 10_000
 _SMALL_VALUE_BYTES = 64 << 10
-_PLAIN_TYPES = (str, int, float, bool)
 _PLAIN_CHARACTERS = 1_000
+_PLAIN_BITS = 64
 _SHOWN = frozenset[type](get_args(Shown))
 _STARTS = (JobStatus.STARTING, JobStatus.RUNNING)
 _AFTER_THE_END = (ev.Stream, ev.LogUpdate, ev.UsageUpdate)
@@ -125,6 +125,7 @@ class Supervision:
         except Exception as error:
             # whatever a runner does wrong ends its job, never the manager
             _log.exception("job %s: runner %r failed", self.job.id, self.runner.name)
+            self.outcome = Outcome()  # it may be this that can't be told
             if not self.job.status.final:
                 complaint = f"Runner {self.runner.name!r} failed: {type(error).__name__}: {error}"
                 self._finish(Verdict(JobStatus.FAILED, Reason.CRASHED, complaint))
@@ -365,11 +366,20 @@ def _plain(value: Value | None) -> Any:
     if value is None:
         return None
     if value.format == "object":
-        # no subclass: what numpy and people make of these can't be encoded
-        return value.body if type(value.body) in _PLAIN_TYPES and len(str(value.body)) < _PLAIN_CHARACTERS else None
+        return value.body if _is_small(value.body) else None
     if value.format != "json" or sum(value.sizes) > _SMALL_VALUE_BYTES:
         return None
     try:
         return msgspec.json.decode(value.body)
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _is_small(value: Any) -> bool:
+    """No subclass: what numpy and people make of these can't be encoded."""
+    kind = type(value)
+    if kind is str:
+        return len(value) < _PLAIN_CHARACTERS
+    if kind is int:  # a longer one has no name in most stores, and for a very long one Python refuses to make it
+        return value.bit_length() < _PLAIN_BITS
+    return kind is float or kind is bool

@@ -366,18 +366,6 @@ def test_two_thousand_jobs_leave_no_thread_behind(start: Start) -> None:
     assert threading.active_count() <= before
 
 
-class Loud(str):
-    """What numpy's and people's own kinds of text and numbers are like: no plain value."""
-
-
-def test_a_value_that_only_looks_plain_is_left_out_of_the_event_and_harms_nobody(start: Start) -> None:
-    manager = start(ScriptedRunner(Value("", "object", "Loud", body=Loud("x")), Returned()))
-    job = manager.submit(request())
-    assert manager.wait(job.id, 30).status is JobStatus.COMPLETED
-    assert manager.events(job.id)[-1].result is None  # type: ignore[union-attr]
-    assert manager.values(job.id)[""].body == "x"
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [("cwd", Path("/tmp")), ("name", None), ("labels", {"a": object()}), ("env", {"A": 5}), ("grace_seconds", "2s")],
