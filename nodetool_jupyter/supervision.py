@@ -375,11 +375,10 @@ def _plain(value: Value | None) -> Any:
         return None
 
 
-def _is_small(value: Any) -> bool:
+def _is_small(value: object) -> bool:
     """No subclass: what numpy and people make of these can't be encoded."""
-    kind = type(value)
-    if kind is str:
+    if type(value) is str:
         return len(value) < _PLAIN_CHARACTERS
-    if kind is int:  # a longer one has no name in most stores, and for a very long one Python refuses to make it
+    if type(value) is int:  # of a very long one Python makes no text, which is what an event is stored as
         return value.bit_length() < _PLAIN_BITS
-    return kind is float or kind is bool
+    return type(value) in (float, bool)
