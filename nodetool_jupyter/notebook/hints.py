@@ -41,8 +41,9 @@ def with_hint(message: str, request: JobRequest, traceback: str = "") -> str:
         if _NO_FILE.match(message) and not (request.runner == "docker" and _MISSING_MODULE.match(message)):
             return f"{message}. The untrusted profile sees no files of yours. Pass what the code needs with --in."
     unreadable = _NOT_THERE.match(message)
-    if unreadable and request.runner == "docker" and (own := _ones_own_module(unreadable[2], request.container)):
-        return f"{unreadable[1]}. {own}"
+    if unreadable and request.runner == "docker":
+        package = f"Add --requirements {unreadable[2]}, choose an --image that has it, or send plain data."
+        return f"{unreadable[1]}. {_ones_own_module(unreadable[2], request.container) or package}"
     if request.runner == "docker" and (hint := _in_container(message, request.container)):
         return f"{message}. {hint}"
     found = _KEY_ERROR.match(message)

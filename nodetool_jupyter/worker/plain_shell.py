@@ -29,6 +29,11 @@ def run_command(command: str) -> int:
 
 
 def _started(command: str) -> subprocess.Popen[bytes]:
+    if command.rstrip().endswith("&"):
+        raise OSError(
+            "A command after ! is waited for, and does not go on in the background with &. Start it with "
+            "subprocess.Popen."
+        )
     return subprocess.Popen(  # noqa: S602 - a shell is what `!` means
         command,
         shell=True,

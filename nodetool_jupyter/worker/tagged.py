@@ -71,6 +71,20 @@ def decode(said: object, buffers: Iterable[memoryview], read: Read) -> object:
     return value
 
 
+def trouble(thing: object, *, tables: bool) -> str:
+    """What keeps an array, or a table where these travel, from being said; "" where a thing's type tells enough."""
+    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    if name == "numpy.ndarray":
+        return f"it holds an array of dtype {str(getattr(thing, 'dtype', ''))[:_SHOWN_CHARACTERS]}"
+    if not tables or name not in ("pandas.DataFrame", "pandas.core.frame.DataFrame"):
+        return ""
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        return "it holds a table, which pyarrow is missing for (in a container: --requirements 'pandas pyarrow')"
+    return "it holds a table with columns of any objects"
+
+
 class _Speaker:
     """Says one value."""
 

@@ -87,10 +87,7 @@ def unpack(header: Report, body: memoryview) -> object:
 
 def _why(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return (
-            f"its Python has no module {error.name!r}. Install it there (in a container: --requirements {error.name}), "
-            "or send plain data"
-        )
+        return f"its Python has no module {error.name!r}. Install it there, or send plain data"
     return f"{type(error).__name__}: {error}"
 
 

@@ -109,7 +109,7 @@ def encode(name: str, value: object, *, max_bytes: int, arrow: bool = False) -> 
     def leaf(item: object) -> tuple[str, Fields, list[Buffer]] | None:
         return _as_bytes(item) or _as_array(item) or (_as_arrow(item) if arrow else None)
 
-    return finish(name, value, leaf(value) or _as_json(value) or _as_tagged(name, value, leaf), max_bytes)
+    return finish(name, value, leaf(value) or _as_json(value) or _as_tagged(name, value, leaf, arrow), max_bytes)
 
 
 def finish(name: str, value: object, found: tuple[str, Fields, list[Buffer]], max_bytes: int) -> Encoded:
@@ -335,14 +335,15 @@ def _from_json(view: memoryview, meta: Fields) -> object:
     return found
 
 
-def _as_tagged(name: str, value: object, leaf: tagged.Leaf) -> tuple[str, Fields, list[Buffer]]:
+def _as_tagged(name: str, value: object, leaf: tagged.Leaf, arrow: bool) -> tuple[str, Fields, list[Buffer]]:
     from . import tagged
 
     try:
         return "tagged", {}, aligned(*tagged.encode(value, leaf))
     except tagged.Stuck as stuck:
-        found = f"{stuck.why}{stuck.place()}" if stuck.why else holding(stuck.thing, stuck.place())
-        raise NotPlain(name, value, found if stuck.why or stuck.steps else "") from None
+        why = stuck.why or tagged.trouble(stuck.thing, tables=arrow)
+        found = f"{why}{stuck.place()}" if why else holding(stuck.thing, stuck.place())
+        raise NotPlain(name, value, found if why or stuck.steps else "") from None
 
 
 def _from_tagged(came: list[memoryview]) -> object:

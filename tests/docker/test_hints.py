@@ -36,6 +36,10 @@ def test_a_module_of_ones_own_is_shown_and_not_fetched_from_strangers(
     unreadable = "Input 'double' can't be read in the job: its Python has no module 'ntj_own'"
     told = with_hint(f"{unreadable}. Install it there (…)", jobs.run("1")[0].request)
     assert told == f"{unreadable}. {said}"
+    strange = unreadable.replace("ntj_own", "no_such_thing")
+    assert "Add --requirements no_such_thing, choose" in with_hint(
+        f"{strange}. Install it there", jobs.run("1")[0].request
+    )
     _, events = jobs.run("import ntj_own\nntj_own.double(4)", container=ContainerOptions(binds=(bind,)))
     assert of(events, JobUpdate)[-1].status == "completed"
 

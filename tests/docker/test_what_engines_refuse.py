@@ -69,6 +69,7 @@ def test_two_numbers_are_told_so_that_they_differ(limits: dict[str, Any], said: 
 @pytest.mark.parametrize(
     ("status", "text", "said"),
     [
+        (404, "No such image: sha256:17f2", "The image was removed while the job was about to start. Run the cell"),
         (500, f"{TASK}{WRITE}pids/docker/3d/pids.max: invalid argument: unknown", "--pids-limit 77 is more than"),
         (500, f"Cannot update container 3d: runc did not: {WRITE}pids.max: invalid argument", "--pids-limit 77 is"),
         (500, f"{TASK}error setting rlimit type 7: operation not permitted: unknown", "(open_files=99) is more"),

@@ -77,6 +77,12 @@ def test_commands_run_in_order_with_what_stands_in_them(bare: Run) -> None:
     assert ran.value() == [["a", "b"], ["2", "2"], 0]
 
 
+@pytest.mark.parametrize("line", ["!sleep 600 &", "x = !sleep 600 &"])
+def test_a_command_in_the_background_is_refused_and_not_waited_for(bare: Run, line: str) -> None:
+    raised = bare(line).raised
+    assert (raised.ename, raised.evalue.partition(",")[0]) == ("OSError", "A command after ! is waited for")
+
+
 def test_two_marks_show_the_lines(bare: Run) -> None:
     assert bare("!!echo a; echo b").value() == ["a", "b"]
 

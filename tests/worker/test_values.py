@@ -295,6 +295,20 @@ def test_a_table_of_any_objects_can_not_travel_without_pickle() -> None:
         values.encode("x", pd.DataFrame({"a": [object(), 1]}), max_bytes=MOST, arrow=True)
 
 
+def test_what_keeps_arrays_and_tables_from_travelling_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(value: object) -> str:
+        with pytest.raises(CannotTravel) as caught:
+            values.encode("x", value, max_bytes=MOST, arrow=True)
+        return str(caught.value)
+
+    assert "it holds an array of dtype object, and without pickle" in told(np.array([None, 1], object))
+    assert "it holds an array of dtype [('a', '<i8')] at ['o']" in told({"o": np.zeros(1, [("a", "<i8")])})
+    assert "it holds a table with columns of any objects" in told(pd.DataFrame({"a": [object(), 1]}))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "it holds a table, which pyarrow is missing for" in told(pd.DataFrame({"a": [1]}))
+
+
 @pytest.mark.parametrize("at", [0, 4, 8, 16])
 def test_a_damaged_table_is_a_bad_value(at: int) -> None:
     data = bytearray(arrow_bytes(pa.table({"a": [1, 2], "b": ["x", None]})))

@@ -16,6 +16,7 @@ _AROUND = re.compile(
     r"|OCI runtime create failed: |runc create failed: |runc did not terminate successfully: exit status \d+: "
     r"|unable to start container process: |error during container init: |container_linux\.go:\d+: )+"
 )
+_NO_IMAGE = "The image was removed while the job was about to start. Run the cell again."
 _NO_GPU = (
     "The engine has no GPU runtime, so --gpus can't be held. Install the NVIDIA driver and "
     "nvidia-container-toolkit on the engine's machine, then restart it; or leave --gpus out."
@@ -106,6 +107,7 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[ContainerSpec], str], str], ...] 
         (r"(?:[Cc]annot mkdir|chdir to cwd|lstat).*not a directory", _no_folder, ""),
         (r"mount.*not a directory", _covers_a_file, ""),
         (r"python3.*(?:not found|no such file)", no_python, ""),
+        (r"[Nn]o such image", lambda spec: _NO_IMAGE, ""),
     )
 )
 """What is said, the sentence for it, and the option that it is about."""
