@@ -11,7 +11,7 @@ from _io import _IOBase
 from collections import ChainMap
 from io import BytesIO, StringIO
 from itertools import islice
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 
 from . import values
 from .execute import attempt
@@ -128,6 +128,10 @@ def _pickler_by_value() -> Any:
         class ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # the same
             def reducer_override(self, thing: Any) -> Any:
                 _refuse_file(thing)
+                if isinstance(thing, MethodType) and thing.__name__ == "get_ipython":  # a cell's own, which `!` uses
+                    from .shell import get_ipython_here
+
+                    return get_ipython_here, ()
                 return super().reducer_override(thing)
 
         _by_value.append(ByValue)

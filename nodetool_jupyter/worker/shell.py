@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _shell: Any = None
 _making = False
+_in_a_worker = False
 
 
 def exists() -> bool:
@@ -28,6 +29,8 @@ def install() -> None:
 
     Where there is no IPython, `get_ipython` is none of the builtins: libraries look for it to learn where they are.
     """
+    global _in_a_worker
+    _in_a_worker = True
     builtins.display = display  # type: ignore[attr-defined]  # IPython does the same
     if attempt(_is_there)[0]:  # finders may be anybody's
         builtins.get_ipython = get_ipython  # type: ignore[attr-defined]  # IPython does the same
@@ -54,10 +57,13 @@ class _OfCell:
         return _find_for_cell()
 
     def __reduce__(self) -> Any:
-        return _get_ipython_here, ()
+        return get_ipython_here, ()
 
 
-def _get_ipython_here() -> Any:
+def get_ipython_here() -> Any:
+    """What `get_ipython` is in a function with `!command` in it that comes from elsewhere."""
+    if _in_a_worker:
+        return _OfCell()
     from IPython import get_ipython as found
 
     return found

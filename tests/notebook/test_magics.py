@@ -227,6 +227,12 @@ def test_the_kernels_choices_apply_and_say_where_they_come_from(
     assert "100 MiB" in capsys.readouterr().out
 
 
+def test_a_function_with_a_command_in_it_can_be_sent(shell: InteractiveShell) -> None:
+    run(shell, "def said(word):\n    lines = !echo {word}\n    return list(lines)")
+    run(shell, "%%nodetool -r subprocess --out lines\nlines = said('there')")
+    assert shell.user_ns["lines"] == ["there"]
+
+
 def test_traitlets_are_defaults_too(shell: InteractiveShell) -> None:
     run(shell, "%config NodetoolMagics.timeout = '10s'\n%config NodetoolMagics.runner = 'subprocess'")
     run(shell, "%%nodetool\n1")
