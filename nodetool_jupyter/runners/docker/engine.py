@@ -129,7 +129,9 @@ class Engine:
                 self.ping()
             return known
         if self.silent:
-            raise EngineUnavailable(f"the engine at {self.url} did not answer {self._missed} times in a row")
+            raise EngineUnavailable(
+                f"the engine at {self.url} did not answer {self._missed} times in a row; it is asked again in seconds"
+            )
         facts = self.asked_of_it(lambda client: dict(client.info()))
         self._facts = time.monotonic(), facts
         return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from ...errors import InvalidRequest
@@ -94,6 +95,7 @@ def remove_built(engine: Engine, before: float, *, owner: str, free: Callable[[s
 
 def _kept(engine: Engine, image: str, owner: str) -> str:
     """Why an image is still there; "" when it is gone. A container of a job that has ended is waited for."""
+    tries = count(1)
     while True:
         try:
             engine.ask(_call("remove_image", image), seconds=LONG_SECONDS)
@@ -102,7 +104,7 @@ def _kept(engine: Engine, image: str, owner: str) -> str:
                 return "" if error.status == 404 else str(error)
             users = engine.ask(lambda client: client.containers(all=True, filters={"ancestor": image}))
             ending = [one for one in users if one["Labels"].get(OWNER_LABEL) == owner and one["State"] in _ENDED]
-            if not ending or not all(_goes(engine, one["Id"]) for one in ending):
+            if not ending or next(tries) > _TRIES or not all(_goes(engine, one["Id"]) for one in ending):
                 return _in_use(users, owner) or str(error)
         else:
             return ""
@@ -132,6 +134,7 @@ def _in_use(users: list[dict[str, Any]], owner: str) -> str:
 
 
 _Removable = tuple[str, Labels, Callable[[Any], object]]
+_TRIES = 5
 _ENDED = ("exited", "dead", "removing")
 _FILTERS = {"label": OWNER_LABEL}
 
