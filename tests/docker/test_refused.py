@@ -153,9 +153,7 @@ def test_after_three_misses_a_silent_engine_is_not_even_asked(
             with pytest.raises(EngineUnavailable, match="did not answer"):
                 jobs.submit("1")
         asked = len(silent_engine._taken)
-        with pytest.raises(
-            EngineUnavailable, match="3 times in a row; it is asked again in seconds"
-        ):
+        with pytest.raises(EngineUnavailable, match="3 times in a row; it is asked again in seconds"):
             jobs.submit("1")
         assert len(silent_engine._taken) == asked
 
