@@ -277,8 +277,16 @@ def test_a_second_interrupt_leaves_a_job_that_can_not_be_stopped_and_says_so(ker
     assert kernel.value("print(_job.wait(60))") in {"cancelled", "completed"}
 
 
-_STUBBORN = """import os, time
+_STUBBORN = """import os, sys, threading, time
 begun = said = ended = False
+main = threading.main_thread().ident
+
+def waits(frame):  # only from then on an interrupt is that of the cell's wait
+    while frame and (frame.f_code.co_name, os.path.basename(frame.f_code.co_filename)) != ('_wait', 'showing.py'):
+        frame = frame.f_back
+    return bool(frame)
+
+while not waits(sys._current_frames()[main]): time.sleep(0.001)
 while not ended:
     try:
         if not begun: print('begun')

@@ -15,6 +15,7 @@ from nodetool_jupyter.containers import ContainerOptions
 from nodetool_jupyter.events import Display, Exit, JobUpdate, LogUpdate, NodeProgress, OutputUpdate, Stream
 from nodetool_jupyter.frames import Value
 from nodetool_jupyter.jobs import JobStatus, Profile, Reason, ResourceLimits
+from nodetool_jupyter.notebook.hints import with_hint
 from nodetool_jupyter.view import begin, fold_all, warning_lines
 from nodetool_jupyter.worker.pickled import encode_input
 from tests.docker.jobs import SLEEP, STUBBORN, Jobs, isolation, jobs_on
@@ -130,7 +131,7 @@ def test_an_array_without_numpy_in_the_image_is_named_with_its_remedy(jobs: Jobs
     assert (job.status, job.reason) == (JobStatus.FAILED, Reason.ERROR)
     assert "Variable 'x' (numpy.ndarray)" in job.message
     assert "numpy" in job.message.partition("can't be unpacked in the job")[2]
-    assert "--requirements" in job.message
+    assert "Add --requirements numpy, choose an --image" in with_hint(job.message, job.request)
 
 
 def test_what_only_pickle_could_send_is_refused_by_name(jobs: Jobs) -> None:
