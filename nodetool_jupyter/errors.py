@@ -128,7 +128,7 @@ class ValueCannotTravel(Refused, TypeError):
     def __init__(self, name: str, type_name: str, size: str, why: str, remedy: str) -> None:
         super().__init__(
             f"Variable {name!r} ({type_name}, {size}) can't be sent into the job: {why.rstrip('.')}. "
-            f"{remedy.rstrip('.')}. Nothing was started."
+            f"{remedy.rstrip('.')}."
         )
         self.name = name
 

@@ -17,7 +17,7 @@ from .admission import Admission
 from .config import Settings
 from .containers import ContainerOptions
 from .engine import Engine, private_folders
-from .errors import InvalidRequest, JobNotFinished, JobNotFound, ValueCannotTravel
+from .errors import InvalidRequest, JobNotFinished, JobNotFound
 from .events import AnyEvent
 from .feed import Listener, Subscription
 from .following import catch_up, follow
@@ -162,11 +162,7 @@ class JobExecutionManager:
         if runner.shares_namespace:
             return self._running().feed(job_id, Value(name, "object", type(value).__name__, body=value))
         most, other = job.request.most_bytes_in, runner.speaks_other(job.request)
-        try:
-            fields, buffers = encode_input(name, value, max_bytes=most, other_python=other)
-        except ValueCannotTravel as error:
-            error.args = (str(error).replace("Nothing was started.", "Nothing was sent."),)
-            raise
+        fields, buffers = encode_input(name, value, max_bytes=most, other_python=other)
         return self._running().feed(job_id, Value(**{**fields, "sizes": tuple(fields["sizes"])}, body=buffers))
 
     def _kernel_of(self, job: Job) -> str:

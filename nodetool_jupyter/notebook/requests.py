@@ -31,7 +31,7 @@ def nothing_started() -> Iterator[None]:
     """Have what is refused on the way to a job say so at its end, wherever it was found."""
     try:
         yield
-    except InvalidRequest as error:
+    except (InvalidRequest, ValueCannotTravel) as error:
         if _NOTHING not in str(error):
             error.args = (f"{error} {_NOTHING}",)
         raise

@@ -132,6 +132,7 @@ def test_a_value_that_can_not_travel_is_refused_before_the_start(shell: Interact
     run(shell, "import threading\nlock = threading.Lock()")
     error = failure(shell, "%%nodetool -r subprocess\nlock")
     assert isinstance(error, ValueCannotTravel)
+    assert str(error).endswith("Nothing was started.")
     assert "Variable 'lock' (_thread.lock" in str(error)
     assert current().manager.find() == []
 
